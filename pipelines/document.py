@@ -1,0 +1,127 @@
+"""The Document: one text with id, scores and the place that it came from.
+
+On disk and between blocks documents travel as Arrow tables with one schema, so that every block is columnar.
+datatrove's `Document` is the form that raw readers yield; `table_of` turns those into a table.
+"""
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.compute as pc
+from datatrove.data import Document
+
+from pipelines.errors import DataError
+
+SCORES = pa.struct(
+    [
+        ("language", pa.float64()),  # confidence of the language label, 0..1
+        ("quality", pa.float64()),  # probability of the high-quality class, 0..1
+        ("sum_nll_nats", pa.float64()),  # -sum log p over the scored tokens; null when unscored
+        ("scored_tokens", pa.int64()),
+        ("scored_bytes", pa.int64()),  # UTF-8 bytes of the scored part
+    ]
+)
+ORIGIN = pa.struct(
+    [
+        ("file", pa.string()),  # path of the raw file, relative to its source's root
+        ("member", pa.string()),  # name inside an archive, else null
+        ("offset", pa.int64()),  # byte offset of the record in the (decompressed, unless WARC) file
+        ("row", pa.int64()),  # row or line number, else null
+        ("length", pa.int64()),  # bytes of the record
+        ("sha256", pa.string()),  # of those bytes: what `loam trace` checks
+    ]
+)
+SCHEMA = pa.schema(
+    [
+        pa.field("id", pa.string(), nullable=False),
+        pa.field("text", pa.string(), nullable=False),
+        ("url", pa.string()),
+        ("source", pa.string()),
+        ("domain", pa.string()),
+        ("language", pa.string()),  # ISO 639-3
+        ("scores", SCORES),
+        ("metadata", pa.map_(pa.string(), pa.string())),
+        ("origin", ORIGIN),
+    ]
+)
+FATE, REASON = "fate", "reason"
+DROPPED, REJECTED = "dropped", "rejected"
+STREAM = pa.schema([*SCHEMA, (FATE, pa.string()), (REASON, pa.string())])
+"""What flows between blocks: a document, and what became of it (null fate: still alive)."""
+
+
+def conform(table: pa.Table, schema: pa.Schema = SCHEMA) -> pa.Table:
+    """Bring a table to the document schema: missing columns become null, unknown ones stay behind.
+
+    Raises:
+        DataError: `id` or `text` is missing, or a column cannot be cast.
+    """
+    for name in ("id", "text"):
+        if name not in table.column_names:
+            raise DataError(f"documents need a column {name!r}; found: {', '.join(table.column_names)}")
+    columns = []
+    for field in schema:
+        if field.name not in table.column_names:
+            columns.append(pa.nulls(table.num_rows, field.type))
+            continue
+        try:
+            columns.append(_cast(table[field.name], field.type))
+        except (pa.ArrowInvalid, pa.ArrowNotImplementedError) as error:
+            raise DataError(f"column {field.name!r} cannot be read as {field.type}: {error}") from None
+    return pa.table(columns, schema=schema)
+
+
+def _cast(column: pa.ChunkedArray, kind: pa.DataType) -> pa.ChunkedArray:
+    if column.type.equals(kind):
+        return column
+    if pa.types.is_struct(kind) and pa.types.is_struct(column.type):
+        have = {column.type.field(i).name for i in range(column.type.num_fields)}
+        parts = [
+            _cast(pc.struct_field(column, [f.name]), f.type).combine_chunks()
+            if f.name in have else pa.nulls(len(column), f.type) for f in kind
+        ]  # fmt: skip
+        return pa.chunked_array([pa.StructArray.from_arrays(parts, fields=list(kind))])
+    return column.cast(kind)
+
+
+def table_of(documents: Iterable[Document | Mapping[str, Any]]) -> pa.Table:
+    """Build a stream table from datatrove documents or from plain mappings.
+
+    Keys of a datatrove document's `metadata` that name a column fill it; the others go to `metadata` as strings.
+    """
+    rows = []
+    for document in documents:
+        if isinstance(document, Document):
+            known = {k: v for k, v in document.metadata.items() if k in STREAM.names and k != "metadata"}
+            extra = {k: str(v) for k, v in document.metadata.items() if k not in known and v is not None}
+            rows.append({"id": document.id, "text": document.text, "metadata": list(extra.items()), **known})
+        else:
+            rows.append(document)
+    return pa.Table.from_pylist(rows, schema=STREAM)
+
+
+def with_column(table: pa.Table, name: str, values: pa.Array | pa.ChunkedArray) -> pa.Table:
+    """Replace a column, or add it at the end (an added column is an attribute, kept beside the documents)."""
+    index = table.schema.get_field_index(name)
+    if index < 0:
+        return table.append_column(name, values)
+    return table.set_column(index, table.schema.field(index), values)
+
+
+def with_scores(table: pa.Table, **scores: pa.Array) -> pa.Table:
+    """Set fields of the `scores` struct, keeping the others."""
+    column = table["scores"].combine_chunks()
+    parts = [scores.get(field.name, pc.struct_field(column, [field.name])) for field in SCORES]
+    parts = [part.cast(field.type) for part, field in zip(parts, SCORES, strict=True)]
+    return with_column(table, "scores", pa.StructArray.from_arrays(parts, fields=list(SCORES)))
+
+
+def with_fate(table: pa.Table, fate: str, reasons: pa.Array | pa.ChunkedArray) -> pa.Table:
+    """Mark rows whose reason is not null as dropped or rejected; rows marked before keep their mark."""
+    if isinstance(reasons, pa.ChunkedArray):
+        reasons = reasons.combine_chunks()
+    alive = pc.is_null(table[FATE])
+    marked = pc.and_(alive, pc.is_valid(reasons))
+    fates = pc.if_else(marked, pa.scalar(fate), table[FATE])
+    return with_column(with_column(table, FATE, fates), REASON, pc.if_else(marked, reasons, table[REASON]))

@@ -1,0 +1,104 @@
+"""Running blocks over shards with datatrove's executors.
+
+One task per input file, whatever the number of workers, so that workers never change a byte. datatrove's completion
+markers lie in the step's scratch folder: a killed step resumes at the tasks that were not complete.
+"""
+
+import contextlib
+import os
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+
+import pyarrow.parquet as pq
+from datatrove.executor.local import LocalPipelineExecutor
+from datatrove.pipeline.base import PipelineStep
+from datatrove.utils.logging import logger
+from datatrove.utils.stats import PipelineStats
+
+from pipelines.block import ReadDocuments, WriteDocuments
+from pipelines.errors import LoamError, StepError
+from pipelines.manifest import Counts
+from pipelines.progress import watch_counts
+
+SCRATCH = ".scratch"
+_NOWHERE = open(os.devnull, "w")  # noqa: SIM115 - loguru writes to it for as long as the process lives
+
+
+class _QuietExecutor(LocalPipelineExecutor):
+    """datatrove's local executor, its log in files only (it writes rank 0 to stderr otherwise)."""
+
+    def _run_for_rank(self, rank: int, local_rank: int = 0, node_rank: int = -1) -> PipelineStats:
+        with contextlib.redirect_stderr(_NOWHERE):
+            return super()._run_for_rank(rank, local_rank, node_rank)
+
+
+def parts_of(files: Sequence[Path]) -> list[str]:
+    """Where each input's rows go below a fate's folder: `web_en/part-00000`.
+
+    Files of an earlier step keep their place (what follows `kept/` or `documents/`); others are numbered.
+    """
+    parts = []
+    for number, file in enumerate(files):
+        below = next((i for i in range(len(file.parts) - 1, 0, -1) if file.parts[i - 1] in ("kept", "documents")), None)
+        parts.append("/".join(file.parts[below:]).removesuffix(".parquet") if below else f"part-{number:05d}")
+    return parts if len(set(parts)) == len(parts) else [f"part-{number:05d}" for number in range(len(files))]
+
+
+def run_blocks(blocks: Sequence[PipelineStep], tasks: int, work: Path, workers: int = 1, name: str = "blocks") -> None:
+    """Run a pipeline of blocks, one task per shard.
+
+    Args:
+        blocks: a reader, then blocks, then a writer; each is told its rank.
+        tasks: number of shards.
+        work: the step's working folder; completion markers and logs go to `.scratch/<name>` in it.
+        workers: processes; 1 runs in this process.
+        name: distinguishes several pipelines of one step.
+
+    Raises:
+        StepError: a task failed; names its log.
+    """
+    if not tasks:
+        return
+    logger.remove()
+    logs = work / SCRATCH / name
+    executor = _QuietExecutor(list(blocks), tasks=tasks, workers=min(workers, tasks), logging_dir=str(logs))
+    with watch_counts(work / SCRATCH / "progress", name):
+        try:
+            executor.run()
+        except LoamError:
+            raise
+        except Exception as error:
+            raise StepError(
+                f"{name}: {type(error).__name__}: {error}; logs in {logs}/logs; run again to resume"
+            ) from error
+
+
+def count_documents(out: Path, kept: str = "kept") -> Counts:
+    """Count what the files under `out` hold, by fate and reason."""
+    alive = sum(pq.read_metadata(path).num_rows for path in sorted((out / kept).rglob("*.parquet")))
+    reasons = {fate: _reasons(out / fate) for fate in ("dropped", "rejects")}
+    total = alive + sum(sum(r.values()) for r in reasons.values())
+    return Counts(docs_in=total, kept=alive, dropped=reasons["dropped"], rejected=reasons["rejects"])
+
+
+def _reasons(folder: Path) -> dict[str, int]:
+    found: Counter[str] = Counter()
+    for path in sorted(folder.rglob("*.parquet")):
+        found.update(pq.read_table(path, columns=["reason"])["reason"].to_pylist())
+    return dict(sorted(found.items()))
+
+
+def transform(files: Sequence[Path], blocks: Sequence[PipelineStep], work: Path, workers: int, name: str) -> Counts:
+    """Read documents, pass them through `blocks`, write them by fate: the usual shape of a step.
+
+    Args:
+        files: Parquet documents, one task each.
+        blocks: what happens between reading and writing.
+        work: the step's working folder.
+        workers: processes.
+        name: of the pipeline, for logs and progress.
+    """
+    pipeline = [ReadDocuments([str(f) for f in files]), *blocks, WriteDocuments(str(work), parts_of(files))]
+    run_blocks(pipeline, len(files), work, workers, name)
+    return count_documents(work)

@@ -1,0 +1,62 @@
+"""Small file operations that must be right: atomic writes, hashes, input globs."""
+
+import glob
+import hashlib
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+from pipelines.errors import DataError
+
+CHUNK_BYTES = 1 << 20
+
+
+def sha256_of(path: Path) -> str:
+    """sha256 of a file's bytes, in hex."""
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while chunk := file.read(CHUNK_BYTES):
+            digest.update(chunk)
+    return digest.hexdigest()
+
+
+def write_atomically(path: Path, data: bytes) -> None:
+    """Write `data` under a temporary name, flush it to disk, rename.
+
+    A reader sees the old file or the new one, never a part.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.tmp")
+    with temporary.open("wb") as file:
+        file.write(data)
+        file.flush()
+        os.fsync(file.fileno())
+    temporary.replace(path)
+
+
+def expand_inputs(patterns: Sequence[str | Path]) -> list[Path]:
+    """Turn paths, folders and globs into a sorted list of files without repeats.
+
+    A folder means every file below it whose name does not begin with a dot or underscore, manifests left out.
+
+    Raises:
+        DataError: a pattern matches nothing.
+    """
+    found: dict[Path, None] = {}
+    for pattern in map(str, patterns):
+        matches = [Path(match) for match in sorted(glob.glob(pattern, recursive=True))]
+        if not matches and Path(pattern).exists():  # a literal path with glob characters in it
+            matches = [Path(pattern)]
+        if not matches:
+            raise DataError(f"no file matches {pattern!r}; give a path, a folder or a glob such as 'data/**/*.parquet'")
+        for match in matches:
+            files = sorted(p for p in match.rglob("*") if _is_data(p, match)) if match.is_dir() else [match]
+            found.update(dict.fromkeys(files))
+    if not found:
+        raise DataError(f"no data file in {', '.join(map(str, patterns))}")
+    return list(found)
+
+
+def _is_data(path: Path, root: Path) -> bool:
+    parts = path.relative_to(root).parts
+    return path.is_file() and path.name != "manifest.json" and not any(p.startswith((".", "_")) for p in parts)

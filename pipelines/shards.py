@@ -1,0 +1,97 @@
+"""Shards, and the Blend that the trainer is handed.
+
+A shard is one immutable pair of Megatron files, `<prefix>.bin` and `<prefix>.idx`; a Blend is a mixture resolved to
+`(weight, prefix)` pairs, which is all that a trainer ever sees. Weights are shares of *tokens*.
+"""
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from pipelines.errors import DataError
+
+
+@dataclass(frozen=True)
+class Shard:
+    """One immutable token file.
+
+    Attributes:
+        name: domain or split that it holds, `web_en/high`.
+        prefix: path without `.bin` / `.idx`.
+        documents: sequences in the file, one per document.
+        tokens: tokens in the file, end-of-document tokens included.
+        size_bytes: bytes of the `.bin`.
+        sha256: of the `.bin`.
+    """
+
+    name: str
+    prefix: Path
+    documents: int
+    tokens: int
+    size_bytes: int
+    sha256: str
+
+
+@dataclass(frozen=True)
+class ShardSet:
+    """Shards in a fixed order, with their totals."""
+
+    shards: tuple[Shard, ...]
+
+    @property
+    def tokens(self) -> int:
+        """Tokens of all shards."""
+        return sum(shard.tokens for shard in self.shards)
+
+    @property
+    def documents(self) -> int:
+        """Documents of all shards."""
+        return sum(shard.documents for shard in self.shards)
+
+    def named(self, name: str) -> Shard:
+        """The shard called `name`.
+
+        Raises:
+            DataError: there is none; the message lists the names.
+        """
+        for shard in self.shards:
+            if shard.name == name:
+                return shard
+        raise DataError(f"no shard named {name!r}; there are: {', '.join(s.name for s in self.shards)}")
+
+
+@dataclass(frozen=True)
+class Blend:
+    """A mixture resolved to files.
+
+    Attributes:
+        parts: `(weight, shard)` pairs in a fixed order; weights are shares of tokens and sum to 1.
+    """
+
+    parts: tuple[tuple[float, Shard], ...]
+
+    def __post_init__(self) -> None:
+        total = math.fsum(weight for weight, _ in self.parts)
+        if not self.parts or abs(total - 1) > 1e-6 or min(weight for weight, _ in self.parts) < 0:
+            raise DataError(f"a blend needs non-negative weights that sum to 1; these sum to {total:.6f}")
+
+    @classmethod
+    def of(cls, weights: Mapping[str, float], shards: ShardSet) -> "Blend":
+        """Resolve domain weights against shards by name; zero weights are left out.
+
+        Raises:
+            DataError: a domain has no shard, or the weights do not sum to 1.
+        """
+        return cls(tuple((weight, shards.named(name)) for name, weight in weights.items() if weight > 0))
+
+    def epochs(self, tokens: int) -> dict[str, float]:
+        """How often each shard is repeated when `tokens` are drawn."""
+        return {shard.name: weight * tokens / shard.tokens for weight, shard in self.parts}
+
+    def megatron_data_path(self) -> list[str]:
+        """The `data_path` list of Megatron: weight, prefix, weight, prefix, ...
+
+        Megatron's weights count samples of the training sequence length: for packed sequences, shares of tokens.
+        """
+        return [item for weight, shard in self.parts for item in (f"{weight:.12g}", str(shard.prefix))]

@@ -1,0 +1,209 @@
+"""The store: perform a step once, whatever gets killed.
+
+A step's id is a hash of its settings, its parents and the code. Its action fills a working folder beside the target;
+when it returns, leftovers are removed, every file is hashed, the manifest is written and the folder is renamed. The
+same id again is skipped. After a kill the same working folder is handed to the action again, which may resume from it.
+"""
+
+import contextlib
+import fcntl
+import functools
+import hashlib
+import importlib.metadata
+import os
+import platform
+import re
+import shutil
+import traceback
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from pipelines.errors import DataError, LoamError, StepError
+from pipelines.execute import SCRATCH
+from pipelines.files import sha256_of
+from pipelines.manifest import (
+    MANIFEST,
+    Counts,
+    Manifest,
+    check_outputs,
+    digest_of,
+    list_outputs,
+    read_manifest,
+    write_manifest,
+)
+from pipelines.recipe import ROOT
+
+FOLDERS = ("pipelines", "filters", "synth", "mixtures", "trainer", "flows")
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What an action reports; files are found by looking."""
+
+    counts: Counts | None = None
+    metrics: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Performed:
+    """A finished step.
+
+    Attributes:
+        folder: where its outputs and manifest are.
+        manifest: its receipt.
+        how: `done` now, `skipped` (was there), or `reused` (linked from another run).
+    """
+
+    folder: Path
+    manifest: Manifest
+    how: str
+
+
+@functools.cache
+def code_version(*folders: str) -> str:
+    """Hash of the Python sources of these packages (default: all), the interpreter and the installed dependencies."""
+    digest = hashlib.sha256(platform.python_version().encode())
+    for folder in sorted(folders or FOLDERS):
+        for path in sorted((ROOT / folder).rglob("*.py")):
+            digest.update(path.relative_to(ROOT).as_posix().encode() + b"\0" + path.read_bytes())
+    for requirement in sorted(importlib.metadata.requires("loam") or []):
+        if "extra ==" not in requirement:
+            name = re.split(r"[^A-Za-z0-9._-]", requirement, maxsplit=1)[0]
+            with contextlib.suppress(importlib.metadata.PackageNotFoundError):
+                digest.update(f"{name}={importlib.metadata.version(name)}\n".encode())
+    return digest.hexdigest()[:16]
+
+
+def parents_from_files(files: Sequence[Path]) -> dict[str, str]:
+    """Parents of a step that reads files given by the user: numbered names and sha256 of the bytes."""
+    return {f"{number:05d}:{path.name}": sha256_of(path) for number, path in enumerate(files)}
+
+
+def perform(
+    step: str,
+    out: Path,
+    action: Callable[[Path], Outcome],
+    settings: Mapping[str, Any],
+    parents: Mapping[str, str],
+    code: str | None = None,
+    elsewhere: Sequence[Path] = (),
+) -> Performed:
+    """Perform a step, or find it performed.
+
+    Args:
+        step: its name.
+        out: target folder.
+        action: fills the folder it is given; called again with the same folder after a kill.
+        settings: resolved settings, JSON values.
+        parents: name -> digest of every input.
+        code: version of the code; that of all packages when not given.
+        elsewhere: folders that may hold the same step of other runs; an equal id is linked instead of computed.
+
+    Raises:
+        DataError: `out` holds files that Loam did not write, or another process works on it.
+        StepError: the action failed; names the log.
+    """
+    code = code or code_version()
+    identity = digest_of({"step": step, "settings": settings, "parents": parents, "code": code})
+    if (found := _finished(out, identity)) is not None:
+        return Performed(out, found, "skipped")
+    _refuse_foreign(out)
+    for other in elsewhere:
+        if (found := _finished(other, identity)) is not None:
+            _link(other, out, found)
+            return Performed(out, found, "reused")
+    work = out.parent / f".{out.name}.{identity[:12]}.work"
+    _clear_stale(out, work)
+    with _locked(work):
+        outcome = _attempt(step, action, work)
+        shutil.rmtree(work / SCRATCH, ignore_errors=True)
+        manifest = Manifest(
+            step=step, id=identity, code=code, settings=dict(settings), parents=dict(parents), counts=outcome.counts,
+            metrics=dict(outcome.metrics), outputs=list_outputs(work),
+        )  # fmt: skip
+        write_manifest(work, manifest)
+        _publish(work, out)
+    return Performed(out, manifest, "done")
+
+
+def _finished(folder: Path, identity: str) -> Manifest | None:
+    if not (folder / MANIFEST).is_file():
+        return None
+    manifest = read_manifest(folder)
+    if manifest.id != identity:
+        return None
+    check_outputs(folder, manifest, hashes=False)
+    return manifest
+
+
+def _refuse_foreign(out: Path) -> None:
+    if out.is_file() or (out.is_dir() and any(out.iterdir()) and not (out / MANIFEST).is_file()):
+        raise DataError(f"{out} exists and was not written by loam; give an empty or new folder")
+
+
+def _attempt(step: str, action: Callable[[Path], Outcome], work: Path) -> Outcome:
+    try:
+        return action(work)
+    except (LoamError, KeyboardInterrupt):
+        raise
+    except Exception as error:
+        log = work / SCRATCH / "error.log"
+        log.parent.mkdir(parents=True, exist_ok=True)
+        log.write_text(traceback.format_exc())
+        problem = f"{type(error).__name__}: {error}"
+        raise StepError(f"step {step} failed: {problem}; log: {log}; run again to resume") from error
+
+
+@contextlib.contextmanager
+def _locked(work: Path) -> Iterator[None]:
+    """Hold `<work>/.scratch/lock`; the kernel lets go of it when the process dies."""
+    path = work / SCRATCH / "lock"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("w") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise DataError(f"another loam process is working on {work.name}; wait for it or stop it") from None
+        yield
+
+
+def _clear_stale(out: Path, work: Path) -> None:
+    """Remove working folders of other ids for the same target: their settings or code are gone."""
+    out.parent.mkdir(parents=True, exist_ok=True)
+    for other in out.parent.glob(f".{out.name}.*.work"):
+        if other != work:
+            shutil.rmtree(other)
+
+
+def _publish(work: Path, out: Path) -> None:
+    if out.exists():
+        old = work.with_suffix(".old")
+        out.rename(old)
+        work.rename(out)
+        shutil.rmtree(old)
+    else:
+        work.rename(out)
+    descriptor = os.open(out.parent, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)  # the rename itself is on disk
+    finally:
+        os.close(descriptor)
+
+
+def _link(source: Path, out: Path, manifest: Manifest) -> None:
+    """Hard-link another run's outputs (copy where the file system cannot), manifest last, then rename."""
+    work = out.parent / f".{out.name}.{manifest.id[:12]}.work"
+    _clear_stale(out, work)
+    shutil.rmtree(work, ignore_errors=True)
+    for entry in manifest.outputs:
+        target = work / entry.path
+        target.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            os.link(source / entry.path, target)
+        except OSError:
+            shutil.copy2(source / entry.path, target)
+    work.mkdir(parents=True, exist_ok=True)
+    write_manifest(work, manifest)
+    _publish(work, out)
