@@ -82,6 +82,26 @@ def load_recipe(name: str, model: type[AnySection], sets: Sequence[str] = ()) ->
         raise RecipeError(_explain(error, path, lines, model)) from None
 
 
+def settings_from(model: type[AnySection], sets: Sequence[str] | None = None, **given: Any) -> AnySection:
+    """Settings of one verb from command-line options.
+
+    Args:
+        model: what the settings must be.
+        sets: overrides, `a.b=value`.
+        given: options with a name of their own; None means not given.
+
+    Raises:
+        RecipeError: names the field and what would be valid.
+    """
+    plain: dict[str, Any] = {key: value for key, value in given.items() if value is not None}
+    for assignment in sets or ():
+        _assign(plain, assignment)
+    try:
+        return model.model_validate(plain)
+    except ValidationError as error:
+        raise RecipeError(_explain(error, Path("command line"), {}, model)) from None
+
+
 def dump_yaml(model: BaseModel) -> str:
     """A model as YAML, for people and for the run's folder."""
     stream = io.StringIO()

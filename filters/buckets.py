@@ -1,0 +1,323 @@
+"""Perplexity buckets: documents cut into high, mid and low by quantiles of their group.
+
+"high" is the LOWEST perplexity, as in OpenSeek's corpus; every cut-offs file says so itself. The value cut is nats per
+token, the logarithm of the perplexity: a group shares one tokenizer and mostly one language, so that nats per byte
+would rank nearly alike. Fitting and applying are separate, and cut-offs refuse the scores of another policy.
+"""
+
+import json
+from collections import Counter
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import polars as pl
+import pyarrow as pa
+import pyarrow.parquet as pq
+import xxhash
+from pydantic import BaseModel, ConfigDict, Field, field_validator
+
+from filters.perplexity import POLICY_KEY
+from pipelines.block import ROW_GROUP_ROWS
+from pipelines.document import SCHEMA, conform, with_column, with_scores
+from pipelines.errors import DataError
+from pipelines.execute import count_documents, parts_of
+from pipelines.files import write_atomically
+from pipelines.manifest import Counts
+from pipelines.recipe import Section
+from pipelines.store import Outcome
+
+CONVENTION = "high = LOWEST perplexity; a value equal to a cut-off belongs to the better bucket"
+HIGH, MID, LOW, UNSCORED, DROPPED = "high", "mid", "low", "unscored", "dropped"
+MEASURES = {"nats_per_token": "scored_tokens", "nats_per_byte": "bytes"}
+
+
+class BucketSettings(Section):
+    """How cut-offs are fitted.
+
+    Attributes:
+        by: what makes a group; quantiles are taken inside each.
+        quantiles: upper ends of high and of mid.
+        measure: what is cut; use `nats_per_byte` where a group mixes languages.
+        sample: scored documents per group that the quantiles are fitted on, drawn by hash of the id.
+        seed: of that draw.
+        drop_above_quantile: documents above it are dropped instead of called low; None drops nothing.
+    """
+
+    by: tuple[Literal["domain", "language", "source"], ...] = ("domain",)
+    quantiles: tuple[float, float] = (1 / 3, 2 / 3)
+    measure: Literal["nats_per_token", "nats_per_byte"] = "nats_per_token"
+    sample: int = Field(100_000, ge=1)
+    seed: int = 0
+    drop_above_quantile: float | None = Field(None, gt=0, lt=1)
+
+    @field_validator("quantiles")
+    @classmethod
+    def _ordered(cls, value: tuple[float, float]) -> tuple[float, float]:
+        if not 0 < value[0] < value[1] < 1:
+            raise ValueError(f"quantiles must rise between 0 and 1; found {value}")
+        return value
+
+
+class GroupCutoffs(BaseModel):
+    """Cut-offs of one group; null where no document of it was scored."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    group: dict[str, str]
+    documents: int
+    scored: int
+    sampled: int
+    high_at_most: float | None
+    mid_at_most: float | None
+    drop_above: float | None
+
+
+class Cutoffs(BaseModel):
+    """Fitted cut-offs: the content of `cutoffs.json`."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    version: int = 1
+    convention: str = CONVENTION
+    policy: str
+    measure: Literal["nats_per_token", "nats_per_byte"]
+    by: tuple[str, ...]
+    quantiles: tuple[float, float]
+    groups: tuple[GroupCutoffs, ...]
+
+
+def buckets(files: Sequence[Path], work: Path, settings: BucketSettings) -> Outcome:
+    """Fit cut-offs on scores and apply them to the same scores; writes `cutoffs.json` and `buckets.parquet`.
+
+    Raises:
+        DataError: the files are not scores, or were made under different policies.
+    """
+    cutoffs = fit_buckets(files, settings)
+    write_atomically(work / "cutoffs.json", (cutoffs.model_dump_json(indent=1) + "\n").encode())
+    table = apply_cutoffs(files, cutoffs)
+    _write(table, work / "buckets.parquet")
+    found = Counter(table["bucket"].to_pylist())
+    return Outcome(Counts(docs_in=table.num_rows, kept=table.num_rows), {"buckets": dict(sorted(found.items()))})
+
+
+def fit_buckets(score_files: Sequence[Path], settings: BucketSettings) -> Cutoffs:
+    """Find the cut-offs of every group.
+
+    Raises:
+        DataError: the files are not scores, or were made under different policies.
+    """
+    scores = pl.concat([_read_scores(file, settings.measure, settings.by) for file in score_files])
+    groups = [
+        _fit_group(dict(zip(settings.by, map(str, key), strict=True)), group, settings)
+        for key, group in sorted(scores.group_by(list(settings.by), maintain_order=True), key=lambda pair: pair[0])
+    ]
+    return Cutoffs(
+        policy=policy_in(score_files), measure=settings.measure, by=settings.by, quantiles=settings.quantiles,
+        groups=tuple(groups),
+    )  # fmt: skip
+
+
+def _fit_group(group: dict[str, str], scores: pl.DataFrame, settings: BucketSettings) -> GroupCutoffs:
+    scored = scores.drop_nulls("value")
+    sampled = scored
+    if scored.height > settings.sample:
+        keys = [xxhash.xxh64_intdigest(name.encode(), seed=settings.seed) for name in scored["id"]]
+        sampled = scored[np.argsort(np.array(keys, dtype=np.uint64), kind="stable")[: settings.sample]]
+    values = sampled["value"].to_numpy()
+    cuts = [*settings.quantiles, settings.drop_above_quantile]
+    # inverted_cdf: a cut-off is a value that occurs, so that no interpolation rounds differently elsewhere
+    high, mid, drop = (
+        float(np.quantile(values, cut, method="inverted_cdf")) if cut is not None and len(values) else None
+        for cut in cuts
+    )
+    return GroupCutoffs(
+        group=group, documents=scores.height, scored=scored.height, sampled=sampled.height,
+        high_at_most=high, mid_at_most=mid, drop_above=drop,
+    )  # fmt: skip
+
+
+def apply_cutoffs(score_files: Sequence[Path], cutoffs: Cutoffs) -> pa.Table:
+    """Name the bucket of every scored document.
+
+    Args:
+        score_files: as `score_perplexity` writes them.
+        cutoffs: of `fit_buckets`.
+
+    Returns:
+        id, bucket (`high`, `mid`, `low`, `dropped` or `unscored`), value (the measure; null when unscored), in the
+        order of the files.
+
+    Raises:
+        DataError: the scores are of another policy, or of a group that has no cut-offs.
+    """
+    if (found := policy_in(score_files)) != cutoffs.policy:
+        raise DataError(
+            f"cut-offs were fitted under policy {cutoffs.policy}, these scores have {found}; fit them again"
+        )
+    columns = ("high_at_most", "mid_at_most", "drop_above", "documents")
+    known = pl.DataFrame(
+        [{**entry.group, **{name: getattr(entry, name) for name in columns}} for entry in cutoffs.groups],
+        schema={
+            **dict.fromkeys(cutoffs.by, pl.String),
+            **dict.fromkeys(columns[:3], pl.Float64),
+            "documents": pl.Int64,
+        },
+    )
+    parts = [_name_buckets(_read_scores(file, cutoffs.measure, cutoffs.by), known, cutoffs.by) for file in score_files]
+    return pl.concat(parts).to_arrow().cast(BUCKETS_SCHEMA)
+
+
+BUCKETS_SCHEMA = pa.schema([("id", pa.string()), ("bucket", pa.string()), ("value", pa.float64())])
+
+
+def _name_buckets(scores: pl.DataFrame, known: pl.DataFrame, by: tuple[str, ...]) -> pl.DataFrame:
+    joined = scores.join(known, on=list(by), how="left", maintain_order="left")
+    if (missing := joined.filter(pl.col("documents").is_null())).height:
+        where = ", ".join(f"{name}={missing[name][0]}" for name in by)
+        raise DataError(f"no cut-offs for {where}; fit them again on scores that hold it")
+    value = pl.col("value")
+    bucket = (
+        pl.when(value.is_null() | pl.col("high_at_most").is_null()).then(pl.lit(UNSCORED))
+        .when(value > pl.col("drop_above")).then(pl.lit(DROPPED))
+        .when(value <= pl.col("high_at_most")).then(pl.lit(HIGH))
+        .when(value <= pl.col("mid_at_most")).then(pl.lit(MID))
+        .otherwise(pl.lit(LOW))
+    )  # fmt: skip
+    return joined.select("id", bucket.alias("bucket"), "value")
+
+
+def policy_in(score_files: Sequence[Path]) -> str:
+    """The policy that all these files share.
+
+    Raises:
+        DataError: there is no file, one is not a file of scores, or two differ.
+    """
+    found: dict[str, Path] = {}
+    for file in score_files:
+        found.setdefault(_policy(file), file)
+    if len(found) > 1:
+        (first, one), (second, two) = list(found.items())[:2]
+        raise DataError(
+            f"scores of different policies: {one.name} has {first}, {two.name} has {second}; score them alike"
+        )
+    if not found:
+        raise DataError("no file of scores; `loam perplexity` writes them")
+    return next(iter(found))
+
+
+def _policy(file: Path) -> str:
+    try:
+        metadata = pq.read_schema(file).metadata or {}
+    except (pa.ArrowInvalid, OSError) as error:
+        raise DataError(f"{file} is not readable Parquet: {error}") from None
+    if POLICY_KEY not in metadata:
+        raise DataError(f"{file} is not a file of scores (no policy in it); `loam perplexity` writes them")
+    return metadata[POLICY_KEY].decode()
+
+
+def _read_scores(file: Path, measure: str, by: tuple[str, ...]) -> pl.DataFrame:
+    size = MEASURES[measure]
+    table = pl.DataFrame(pq.read_table(file, columns=["id", "sum_nll_nats", size, *by]))
+    value = pl.col("sum_nll_nats") / pl.when(pl.col(size) > 0).then(pl.col(size))
+    return table.select("id", value.alias("value"), pl.col(list(by)).fill_null("all"))
+
+
+def assign(
+    document_files: Sequence[Path], buckets_file: Path, score_files: Sequence[Path], work: Path, workers: int = 1
+) -> Outcome:
+    """Write documents by bucket: `kept/<domain>/<bucket>/<part>.parquet`, with their scores and new domain filled in.
+
+    A file's domain is the folder that it lies in below `kept/` or `documents/`; a file without one is split by the
+    column `domain`. Parts keep their names. Documents whose id occurs twice among the scores go to `rejects/`.
+
+    Args:
+        document_files: what was scored.
+        buckets_file: `buckets.parquet` of the same documents.
+        score_files: their scores.
+        work: the step's working folder.
+        workers: threads; the work is reading and writing, outside Python's lock.
+
+    Raises:
+        DataError: a document has no bucket.
+    """
+    table = _lookup(buckets_file, score_files)
+    repeated = table.filter(pl.col("id").is_duplicated()).select("id").unique().with_columns(repeated=pl.lit(True))
+    table = table.unique("id", keep="none").with_columns(repeated=pl.lit(False))
+    table = pl.concat([table, repeated], how="diagonal")
+    with ThreadPoolExecutor(workers) as pool:
+        list(
+            pool.map(lambda file, part: _assign_file(file, part, table, work), document_files, parts_of(document_files))
+        )
+    return Outcome(count_documents(work))
+
+
+def _lookup(buckets_file: Path, score_files: Sequence[Path]) -> pl.DataFrame:
+    named = pl.DataFrame(pq.read_table(buckets_file, columns=["id", "bucket"]))
+    columns = ["id", "sum_nll_nats", "scored_tokens", "bytes"]
+    scores = pl.concat([pl.DataFrame(pq.read_table(file, columns=columns)) for file in score_files])
+    if not scores["id"].equals(named["id"]):
+        raise DataError(
+            f"{buckets_file} was not made from these scores, in this order; run `loam buckets` on them again"
+        )
+    return scores.with_columns(bucket=named["bucket"])
+
+
+def _assign_file(file: Path, part: str, lookup: pl.DataFrame, work: Path) -> None:
+    documents = conform(pq.read_table(file))
+    found = pl.DataFrame({"id": documents["id"].to_pylist()}, schema={"id": pl.String})
+    found = found.join(lookup, on="id", how="left", maintain_order="left")
+    if (missing := found.filter(pl.col("repeated").is_null())).height:
+        raise DataError(f"{file}: document {missing['id'][0]!r} has no score; run `loam perplexity` on this file first")
+    scores: dict[str, Any] = {
+        name: found[column].to_arrow()
+        for name, column in (
+            ("sum_nll_nats", "sum_nll_nats"),
+            ("scored_tokens", "scored_tokens"),
+            ("scored_bytes", "bytes"),
+        )
+    }
+    documents = with_scores(documents, **scores)
+    folder, _, name = part.rpartition("/")
+    domains = (
+        pl.Series([folder] * found.height) if folder else pl.Series(documents["domain"].to_pylist(), dtype=pl.String)
+    )
+    domain = (domains.fill_null("all") + "/" + found["bucket"]).alias("target")
+    keep = found.select((~pl.col("repeated") & (pl.col("bucket") != DROPPED)).fill_null(False)).to_series()
+    for target in sorted(set(domain.filter(keep))):
+        rows = documents.filter((keep & (domain == target)).fill_null(False).to_arrow())
+        rows = with_column(rows, "domain", pa.array([target] * rows.num_rows, pa.string()))
+        _write(rows.cast(SCHEMA), work / "kept" / target / f"{name}.parquet")
+    _write_rest(documents, found, work, part)
+
+
+def _write_rest(documents: pa.Table, found: pl.DataFrame, work: Path, part: str) -> None:
+    dropped = documents.filter((found["bucket"] == DROPPED).fill_null(False).to_arrow())
+    if dropped.num_rows:
+        reasons = pa.array(["perplexity_above_cutoff"] * dropped.num_rows)
+        _write(dropped.append_column("reason", reasons), work / "dropped" / f"{part}.parquet")
+    rejected = documents.filter(found["repeated"].to_arrow()).select(["id", "source", "origin"])
+    if rejected.num_rows:
+        reasons = pa.array(["duplicate_id"] * rejected.num_rows)
+        _write(rejected.append_column("reason", reasons), work / "rejects" / f"{part}.parquet")
+
+
+def _write(table: pa.Table, path: Path) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.tmp")
+    pq.write_table(table, temporary, compression="zstd", row_group_size=ROW_GROUP_ROWS)
+    temporary.replace(path)
+
+
+def read_cutoffs(path: Path) -> Cutoffs:
+    """Read `cutoffs.json`.
+
+    Raises:
+        DataError: it is missing or not one.
+    """
+    try:
+        return Cutoffs.model_validate(json.loads(path.read_bytes()))
+    except (OSError, ValueError) as error:
+        raise DataError(f"{path} holds no cut-offs: {str(error).splitlines()[0]}; `loam buckets` writes it") from None

@@ -1,0 +1,56 @@
+"""The `loam` command.
+
+stdout is data (`--json` for machines), stderr is logs and progress. Errors are one line: what was found, what was
+expected, what to do next; their exit codes are those of `pipelines/errors.py`. Commands import what they need when
+they are called, so that `loam --help` is quick.
+"""
+
+import os
+import sys
+import traceback
+import warnings
+
+import click
+import typer
+
+from flows.commands import documents, mixing, models, runs
+from pipelines.errors import LoamError
+
+app = typer.Typer(
+    name="loam",
+    help="Raw text to a verified corpus, a proven data mixture and a trained model.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+for group in (runs, documents, models, mixing):
+    group.register(app)
+
+
+def main() -> None:
+    """Entry point: run a command, turn errors into one line and an exit code."""
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")  # forked workers would warn, and it changes nothing
+    os.environ.setdefault("HF_HUB_OFFLINE", "1")  # nothing leaves the machine unasked
+    if not os.environ.get("LOAM_DEBUG"):
+        warnings.simplefilter("ignore")
+    try:
+        sys.exit(app(standalone_mode=False) or 0)
+    except LoamError as error:
+        _fail(str(error), error.exit_code)
+    except click.UsageError as error:
+        _fail(f"{error.format_message()} (see loam --help)", 2)
+    except (click.Abort, KeyboardInterrupt):
+        _fail("stopped; run the same command again to resume", 130)
+    except BrokenPipeError:
+        sys.stderr.close()
+        sys.exit(0)
+    except Exception as error:
+        if os.environ.get("LOAM_DEBUG"):
+            traceback.print_exc()
+        _fail(f"unexpected {type(error).__name__}: {error} (LOAM_DEBUG=1 shows where)", 4)
+
+
+def _fail(message: str, code: int) -> None:
+    one_line = " ".join(message.split())
+    print(f"loam: {one_line}", file=sys.stderr)
+    sys.exit(code)

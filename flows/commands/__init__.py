@@ -1,0 +1,1 @@
+"""The verbs of `loam`, in groups; each module has a `register(app)`."""

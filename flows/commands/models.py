@@ -1,0 +1,169 @@
+"""Verbs with models: perplexity, buckets, synth, import, export, train, eval."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from flows.verb import AsJson, Inputs, Out, Sets, Workers, documents_of, run_verb
+from pipelines.errors import DataError, RecipeError
+from pipelines.files import sha256_of
+from pipelines.recipe import load_recipe, settings_from
+from pipelines.store import Outcome
+
+ModelFolder = Annotated[Path, typer.Option("--model", help="Hugging Face model folder, with its tokenizer")]
+
+
+def register(app: typer.Typer) -> None:
+    """Add this group's verbs."""
+    for verb in (perplexity, buckets, synth, train, export):
+        app.command()(verb)
+    app.command("import")(import_)
+    app.command("eval")(evaluate)
+
+
+def folder_digests(folder: Path, label: str) -> dict[str, str]:
+    """sha256 of every file of a folder that a verb reads, as parents."""
+    if not folder.is_dir():
+        raise DataError(f"--{label} {folder}: no such folder")
+    return {f"{label}:{p.relative_to(folder)}": sha256_of(p) for p in sorted(folder.rglob("*")) if p.is_file()}
+
+
+def perplexity(
+    inputs: Inputs,
+    out: Out,
+    model: ModelFolder,
+    max_length: Annotated[int | None, typer.Option(help="Tokens of a document that are scored")] = None,
+    workers: Workers = 1,
+    sets: Sets = None,
+    as_json: AsJson = False,
+) -> None:
+    """Negative log-likelihood of each document under a causal language model."""
+    from filters import perplexity as module
+    from pipelines.readers import as_documents
+
+    settings = settings_from(module.PerplexitySettings, sets, max_tokens=max_length)
+    files = documents_of(inputs)
+
+    def action(work: Path) -> Outcome:
+        return module.score_perplexity(as_documents(files, work), work, settings, model, workers)
+
+    run_verb("perplexity", out, settings, files, action, as_json, folder_digests(model, "model"))
+
+
+def buckets(inputs: Inputs, out: Out, sets: Sets = None, as_json: AsJson = False) -> None:
+    """Cut scores into high, mid and low per group; high is the lowest perplexity."""
+    from filters import buckets as module
+
+    settings = settings_from(module.BucketSettings, sets)
+    files = documents_of(inputs)
+    run_verb("buckets", out, settings, files, lambda work: module.buckets(files, work, settings), as_json)
+
+
+def synth(
+    inputs: Inputs,
+    out: Out,
+    recipe: Annotated[str, typer.Option(help="A recipe of kind synth, by name or path")] = "cot_backward",
+    engine: Annotated[str | None, typer.Option(help="transformers, vllm, endpoint or replay")] = None,
+    model: Annotated[Path | None, typer.Option(help="Model folder (transformers, vllm)")] = None,
+    workers: Workers = 1,
+    sets: Sets = None,
+    as_json: AsJson = False,
+) -> None:
+    """Synthesize text from documents; every answer is logged, verified, and accepted or rejected with a reason."""
+    from pipelines.readers import as_documents
+    from synth import generate
+    from synth.recipe import SynthSettings
+
+    overrides = [f"engine.kind={engine}"] if engine else []
+    settings = load_recipe(recipe, SynthSettings, [*overrides, *(sets or ())])
+    files = documents_of(inputs)
+
+    def action(work: Path) -> Outcome:
+        return generate.synthesize(as_documents(files, work), work, settings, model, workers)
+
+    run_verb("synth", out, settings, files, action, as_json, folder_digests(model, "model") if model else None)
+
+
+def train(
+    recipe: Annotated[str, typer.Argument(help="A recipe of kind train (or run: then everything up to the model)")],
+    out: Annotated[Path | None, typer.Option("--out", "-o", help="Folder for checkpoint and metrics")] = None,
+    data: Annotated[Path | None, typer.Option(help="Folder of shards (train/ and validation/, or shards)")] = None,
+    mixture: Annotated[Path | None, typer.Option(help="mixture.yaml; proportional to tokens when not given")] = None,
+    tokenizer: Annotated[Path | None, typer.Option(help="Tokenizer folder, for the size of the vocabulary")] = None,
+    workers: Workers = 1,
+    sets: Sets = None,
+    as_json: AsJson = False,
+) -> None:
+    """Train a model on shards and a mixture."""
+    from flows.commands.runs import kind_of, run_until
+    from flows.train_verb import train_on
+    from trainer.recipe import TrainRecipe
+
+    if kind_of(recipe) == "run":
+        run_until(recipe, "train", workers, sets, as_json)
+        return
+    if out is None or data is None:
+        raise RecipeError(f"{recipe} is a recipe of kind train: give --data FOLDER and --out FOLDER")
+    settings = load_recipe(recipe, TrainRecipe, sets or ())
+    run_verb("train", out, settings, documents_of([str(data)]),
+             lambda work: train_on(settings, data, mixture, tokenizer, work), as_json,
+             {"mixture": sha256_of(mixture)} if mixture else None)  # fmt: skip
+
+
+def import_(model: Annotated[Path, typer.Argument(help="Hugging Face model folder")], out: Out, as_json: AsJson = False) -> None:
+    """A Hugging Face model to a native checkpoint."""
+    from flows.train_verb import NoSettings
+    from trainer.hf_import import import_hf
+
+    files = documents_of([str(model)])
+    run_verb("import", out, NoSettings(), files, lambda work: Outcome(metrics=import_hf(model, work)), as_json)
+
+
+def export(
+    source: Annotated[Path, typer.Argument(help="A run, or a native checkpoint folder")],
+    out: Out,
+    to: Annotated[str, typer.Option(help="hf")] = "hf",
+    tokenizer: Annotated[Path | None, typer.Option(help="Tokenizer folder; a run brings its own")] = None,
+    as_json: AsJson = False,
+) -> None:
+    """A trained model to a Hugging Face folder, tokenizer included."""
+    from flows.train_verb import NoSettings, checkpoint_of
+    from trainer.export import export_hf
+
+    if to != "hf":
+        raise RecipeError(f"--to {to!r} is not known; there is: hf")
+    checkpoint, found = checkpoint_of(source)
+    files = documents_of([str(checkpoint)])
+
+    def action(work: Path) -> Outcome:
+        return Outcome(metrics=export_hf(checkpoint, work, tokenizer or found))
+
+    run_verb("export", out, NoSettings(), files, action, as_json)
+
+
+def evaluate(
+    model: Annotated[Path, typer.Argument(help="Hugging Face model folder, or a run")],
+    out: Out,
+    items: Annotated[list[str] | None, typer.Option(help="Multiple-choice items, JSONL (repeatable)")] = None,
+    documents: Annotated[list[str] | None, typer.Option(help="Held-out documents for bits per byte")] = None,
+    sets: Sets = None,
+    as_json: AsJson = False,
+) -> None:
+    """Bits per byte on held-out documents, and multiple-choice accuracy with its interval."""
+    from flows.train_verb import evaluate_files, hf_folder_of
+    from trainer.evaluate import EvaluateSettings
+
+    settings = settings_from(EvaluateSettings, sets)
+    folder = hf_folder_of(model)
+    item_files = documents_of(items) if items else []
+    document_files = documents_of(documents) if documents else []
+    if not item_files and not document_files:
+        raise RecipeError("nothing to evaluate on: give --items and/or --documents")
+
+    def action(work: Path) -> Outcome:
+        return evaluate_files(folder, work, settings, document_files, item_files)
+
+    run_verb("eval", out, settings, [*item_files, *document_files], action, as_json, folder_digests(folder, "model"))
+
+

@@ -1,0 +1,171 @@
+"""Verbs on recipes and runs: run, check, plan, show, report, trace, publish, ablate."""
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from flows.verb import AsJson, Sets, Workers
+from pipelines.errors import RecipeError
+from pipelines.recipe import Section, load_recipe
+
+Recipe = Annotated[str, typer.Argument(help="Name of a shipped recipe, or a path")]
+Runs = Annotated[Path, typer.Option("--runs", help="Folder of all runs")]
+RunFolder = Annotated[Path, typer.Argument(help="A run's folder, or its name below runs/")]
+NoPrefect = Annotated[bool, typer.Option("--no-prefect", help="Plain calls, without Prefect's server")]
+RUNS = Path("runs")
+
+
+class _Kind(Section):
+    """Just enough of a recipe to tell which model reads it."""
+
+    model_config = {"extra": "ignore", "frozen": True}
+
+    kind: str = "run"
+
+
+def register(app: typer.Typer) -> None:
+    """Add this group's verbs."""
+    for verb in (run, check, plan, show, report, trace, publish, ablate):
+        app.command()(verb)
+
+
+def kind_of(recipe: str) -> str:
+    """The `kind` of a recipe, read before anything else is checked."""
+    return load_recipe(recipe, _Kind).kind
+
+
+def run(
+    recipe: Recipe,
+    sets: Sets = None,
+    no_prefect: NoPrefect = False,
+    until: Annotated[str | None, typer.Option(help="Stop after this step")] = None,
+    workers: Workers = 0,
+    runs: Runs = RUNS,
+    as_json: AsJson = False,
+) -> None:
+    """Run a recipe end to end; what is done already is skipped."""
+    run_until(recipe, until, workers, sets, as_json, not no_prefect, runs)
+
+
+def run_until(
+    recipe: str,
+    until: str | None,
+    workers: int,
+    sets: Sequence[str] | None,
+    as_json: bool,
+    prefect: bool = True,
+    runs: Path = RUNS,
+) -> None:
+    """Run the steps that `until` needs (all when None), and say what was done."""
+    from flows.graph import steps_of
+    from flows.prefect_runner import perform_with_prefect
+    from flows.recipe import RunRecipe
+    from flows.runner import DEFAULT_WORKERS, execute, select_steps
+
+    resolved = load_recipe(recipe, RunRecipe, sets or ())
+    steps = select_steps(steps_of(resolved), until)
+    perform_all = perform_with_prefect if prefect else None
+    summary = execute(resolved, steps, runs, workers or DEFAULT_WORKERS, perform_all)
+    report_file = summary.folder / "report" / "report.html"
+    how = [done.how for done in summary.performed.values()]
+    if as_json:
+        steps_done = {name: done.how for name, done in summary.performed.items()}
+        typer.echo(json.dumps({"run": str(summary.folder), "steps": steps_done, "idle": summary.idle}))
+        return
+    if summary.idle:
+        typer.echo(f"nothing to do: all {len(how)} steps of {summary.folder} are done")
+    else:
+        typer.echo(f"{summary.folder}: {how.count('done')} steps done, {how.count('reused')} reused, "
+                   f"{how.count('skipped')} skipped")  # fmt: skip
+    if report_file.is_file():
+        typer.echo(f"report: {report_file}")
+
+
+def check(recipe: Recipe, sets: Sets = None, as_json: AsJson = False) -> None:
+    """Check a recipe: print it resolved, with sizes, tokens and epochs. Nothing is touched."""
+    from flows.kinds import load_any
+    from flows.plan import account, account_lines
+    from pipelines.recipe import dump_yaml
+
+    resolved = load_any(recipe, sets or ())
+    accounts = account(resolved)
+    if as_json:
+        typer.echo(json.dumps({"recipe": resolved.model_dump(mode="json"), "accounts": accounts}, ensure_ascii=False))
+        return
+    typer.echo(dump_yaml(resolved).rstrip())
+    typer.echo("\n".join(["---", *account_lines(accounts)]))
+
+
+def plan(recipe: Recipe, sets: Sets = None, runs: Runs = RUNS, as_json: AsJson = False) -> None:
+    """What a run would do: its steps, which of them are done, and what they cost. Nothing is touched."""
+    from flows.plan import plan_rows, plan_table
+    from flows.recipe import RunRecipe
+
+    rows = plan_rows(load_recipe(recipe, RunRecipe, sets or ()), runs)
+    typer.echo(json.dumps(rows, ensure_ascii=False) if as_json else plan_table(rows))
+
+
+def show(run: RunFolder, as_json: AsJson = False) -> None:
+    """The numbers of a run: documents and tokens by step, mixture, verdict, model."""
+    from flows.show import find_run, render, summarise
+
+    summary = summarise(find_run(run))
+    typer.echo(json.dumps(summary, ensure_ascii=False, indent=1) if as_json else render(summary))
+
+
+def report(run: RunFolder, out: Annotated[Path | None, typer.Option("--out", "-o", help="HTML file")] = None) -> None:
+    """Write the report of a run again, as one HTML file, and print where it is."""
+    from flows.report import write_report
+    from flows.show import find_run
+
+    folder = find_run(run)
+    target = out or folder / "report.html"
+    write_report(folder, target)
+    typer.echo(str(target))
+
+
+def trace(
+    token_row: Annotated[str, typer.Argument(metavar="SHARD:ROW", help="Prefix of a shard and a sequence's number")],
+    root: Annotated[list[Path] | None, typer.Option(help="Where raw files lie, when not in the run (repeatable)")] = None,
+    raw: Annotated[bool, typer.Option("--raw", help="Write the raw record's bytes to stdout")] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Walk a sequence of a shard back to the bytes of its raw record."""
+    from flows.tracing import trace_sequence
+
+    prefix, _, row = token_row.rpartition(":")
+    if not prefix or not row.isdigit():
+        raise RecipeError(f"{token_row!r}: expected SHARD:ROW, such as runs/.../tokens/train/code/high:17")
+    found = trace_sequence(Path(prefix), int(row), root or [])
+    if raw:
+        typer.echo(found.pop("bytes"), nl=False)
+        return
+    preview = found.pop("bytes")[:200].decode("utf-8", "replace")
+    if as_json:
+        typer.echo(json.dumps({**found, "preview": preview}, ensure_ascii=False))
+    else:
+        typer.echo("\n".join(f"{name:>10}: {value}" for name, value in {**found, "preview": repr(preview)}.items()))
+
+
+def publish(
+    run: RunFolder,
+    target: Annotated[str | None, typer.Option(help="dir://FOLDER; that of the recipe when not given")] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Deliver a run's published dataset and model to a target."""
+    from flows.show import find_run
+    from flows.steps.publishing import deliver_run
+
+    delivered = deliver_run(find_run(run), target)
+    typer.echo(json.dumps(delivered) if as_json else "\n".join(f"{name}: {where}" for name, where in delivered.items()))
+
+
+def ablate(
+    recipe: Recipe, sets: Sets = None, no_prefect: NoPrefect = False, workers: Workers = 0, runs: Runs = RUNS,
+    as_json: AsJson = False,
+) -> None:  # fmt: skip
+    """Run a recipe up to its verdict: swarm, proxies, law, confirmation, mixture."""
+    run_until(recipe, "mixture", workers, sets, as_json, not no_prefect, runs)

@@ -1,0 +1,24 @@
+"""Which model reads which kind of recipe."""
+
+from collections.abc import Sequence
+
+from flows.commands.runs import kind_of
+from flows.recipe import RunRecipe
+from pipelines.errors import RecipeError
+from pipelines.recipe import Section, load_recipe
+from synth.recipe import SynthSettings
+from trainer.recipe import TrainRecipe
+
+RECIPE_KINDS: dict[str, type[Section]] = {"run": RunRecipe, "train": TrainRecipe, "synth": SynthSettings}
+
+
+def load_any(name: str, sets: Sequence[str] = ()) -> Section:
+    """Load a recipe of any kind.
+
+    Raises:
+        RecipeError: the kind is unknown, or the recipe does not hold.
+    """
+    kind = kind_of(name)
+    if kind not in RECIPE_KINDS:
+        raise RecipeError(f"{name}: kind {kind!r} is not known; there are: {', '.join(RECIPE_KINDS)}")
+    return load_recipe(name, RECIPE_KINDS[kind], sets)

@@ -1,0 +1,100 @@
+"""What a recipe will cost and do, before anything is touched: sizes, tokens, epochs, FLOPs, steps."""
+
+from pathlib import Path
+from typing import Any
+
+from flows.recipe import RunRecipe
+from flows.runner import run_folder
+from pipelines.manifest import MANIFEST, digest_of, read_manifest
+from pipelines.quantities import human
+from pipelines.recipe import Section
+from pipelines.store import code_version
+from trainer.recipe import TrainRecipe
+
+
+def account(recipe: Section) -> dict[str, Any]:
+    """Sizes, tokens and FLOPs that follow from a recipe.
+
+    Returns:
+        Plain values by name; a run has one entry for each model that it trains.
+    """
+    if isinstance(recipe, RunRecipe):
+        return _account_run(recipe)
+    if isinstance(recipe, TrainRecipe):
+        return _account_training(recipe, recipe.model.vocab_size)
+    return {"name": getattr(recipe, "name", ""), "digest": digest_of(recipe.model_dump(mode="json"))}
+
+
+def _account_training(recipe: TrainRecipe, vocabulary: int) -> dict[str, Any]:
+    model = recipe.model.with_vocabulary(vocabulary)
+    flops = sum(s.steps * s.batch_tokens * model.flops_per_token(s.sequence_length) for s in recipe.stages)
+    return {
+        "parameters": model.parameters(),
+        "active_parameters": model.active_parameters(),
+        "flops_per_token": {s.name: model.flops_per_token(s.sequence_length) for s in recipe.stages},
+        "tokens": {s.name: s.steps * s.batch_tokens for s in recipe.stages},
+        "steps": {s.name: s.steps for s in recipe.stages},
+        "training_flops": flops,
+        "bytes_of_state": 16 * model.parameters(),  # fp32 weights, gradients and AdamW's two moments
+    }
+
+
+def _account_run(recipe: RunRecipe) -> dict[str, Any]:
+    vocabulary = recipe.tokenizer.vocab_size
+    trained = {"language_model": recipe.language_model, "proxy": recipe.ablate.proxy, "train": recipe.train}
+    models = {name: _account_training(part, vocabulary) for name, part in trained.items()}
+    runs = recipe.ablate.proxies + 2 * recipe.ablate.confirm_seeds
+    search = runs * models["proxy"]["training_flops"]
+    return {
+        "domains": sorted({source.domain for source in recipe.sources.values()}),
+        **models,
+        "proxy_runs": {"swarm": recipe.ablate.proxies, "confirmation": 2 * recipe.ablate.confirm_seeds},
+        "search_flops": search,
+        "search_share_of_final": search / models["train"]["training_flops"],
+        "epoch_cap": recipe.ablate.propose.epoch_cap,
+    }
+
+
+def plan_rows(recipe: RunRecipe, runs: Path) -> list[dict[str, Any]]:
+    """One row for each step: whether it is done, and on what it depends.
+
+    A step counts as done when its manifest carries the settings and code of today and the digests of its parents.
+    """
+    from flows.graph import steps_of
+
+    folder = run_folder(recipe, runs)
+    digests: dict[str, str | None] = {}
+    rows = []
+    for step in steps_of(recipe):
+        known = {name: digests.get(name) for name in step.parents}
+        done = False
+        if (folder / step.name / MANIFEST).is_file() and all(known.values()):
+            manifest = read_manifest(folder / step.name)
+            wanted = digest_of({"step": step.name, "settings": dict(step.settings), "parents": known | dict(step.inputs),
+                                "code": code_version(*step.packages)})  # fmt: skip
+            done = manifest.id == wanted
+            digests[step.name] = manifest.digest() if done else None
+        rows.append({"step": step.name, "state": "done" if done else "to do", "about": step.about,
+                     "after": list(step.parents)})  # fmt: skip
+    return rows
+
+
+def plan_table(rows: list[dict[str, Any]]) -> str:
+    """The rows for people."""
+    width = max(len(row["step"]) for row in rows)
+    lines = [f"{row['step']:<{width}}  {row['state']:<5}  {row['about']}" for row in rows]
+    todo = sum(row["state"] == "to do" for row in rows)
+    return "\n".join([*lines, f"{len(rows)} steps, {todo} to do"])
+
+
+def account_lines(accounts: dict[str, Any], indent: str = "") -> list[str]:
+    """Accounts as lines, large numbers the way people read them."""
+    lines = []
+    for name, value in accounts.items():
+        if isinstance(value, dict):
+            lines += [f"{indent}{name}:", *account_lines(value, indent + "  ")]
+        elif isinstance(value, (int, float)) and not isinstance(value, bool):
+            lines.append(f"{indent}{name}: {human(value)}")
+        else:
+            lines.append(f"{indent}{name}: {', '.join(value) if isinstance(value, list) else value}")
+    return lines

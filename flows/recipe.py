@@ -1,0 +1,111 @@
+"""The recipe of a whole run: one section for each part, each section a model of the folder that it configures.
+
+`kind` tells recipes apart: a `run` is a whole way from sources to a published model; the other kinds belong to one
+folder (`RECIPE_KINDS`). Token and epoch accounting of a run is in `flows/plan.py`.
+"""
+
+from typing import Literal
+
+from pydantic import Field, model_validator
+
+from filters.buckets import BucketSettings
+from filters.heuristics import FilterSettings
+from filters.language import LanguageSettings
+from filters.perplexity import PerplexitySettings
+from filters.pii import PiiSettings
+from filters.quality import QualitySettings
+from flows.publish import PublishSettings
+from mixtures.design import DesignSettings
+from mixtures.fitting import FitSettings
+from mixtures.propose import ProposeSettings
+from pipelines.decontaminate import DecontaminateSettings
+from pipelines.dedup import DedupSettings
+from pipelines.encode import EncodeSettings
+from pipelines.extract import ExtractSettings
+from pipelines.recipe import Section
+from pipelines.sources import SourceSettings
+from pipelines.tokenizer import TokenizerSettings
+from synth.recipe import SynthSettings
+from trainer.cloze import ClozeSettings
+from trainer.evaluate import EvaluateSettings
+from trainer.recipe import TrainRecipe
+
+
+class DedupSteps(Section):
+    """Exact duplicates first, because it is cheap; near duplicates among what is left."""
+
+    exact: DedupSettings = DedupSettings(method="exact")
+    near: DedupSettings = DedupSettings(method="minhash")
+
+
+class ItemSettings(Section):
+    """Evaluation items: made from held-out documents, and read from files of multiple-choice questions."""
+
+    cloze: ClozeSettings | None = None
+    files: list[str] = Field(default_factory=list)
+
+
+class AblateSettings(Section):
+    """The search for a mixture: a swarm of proxies, laws, a proposal and its confirmation.
+
+    Attributes:
+        proxies: how many mixtures are drawn; the prior is one of them.
+        design: how they are drawn.
+        proxy: the small model trained on each.
+        fit: which laws are tried and how one is chosen.
+        propose: what is minimised, under which caps.
+        targets: base domains whose held-out losses make the target (equal shares); all when empty.
+        confirm_seeds: runs of prior and proposal each, with as many seeds.
+        unproven: what to train on when the confirmation is inconclusive.
+    """
+
+    proxies: int = Field(default=16, ge=4)
+    design: DesignSettings = DesignSettings()
+    proxy: TrainRecipe
+    fit: FitSettings = FitSettings()
+    propose: ProposeSettings = ProposeSettings()
+    targets: list[str] = Field(default_factory=list)
+    confirm_seeds: int = Field(default=3, ge=2)
+    unproven: Literal["prior", "proposal"] = "prior"
+
+
+class RunRecipe(Section):
+    """Raw text to a chosen mixture, a trained model and a published corpus.
+
+    Attributes:
+        root: where the relative paths of sources and items start, itself relative to the current directory.
+    """
+
+    kind: Literal["run"] = "run"
+    name: str = Field(pattern=r"[a-z0-9][a-z0-9._-]*")
+    about: str = ""
+    root: str = "."
+    sources: dict[str, SourceSettings] = Field(min_length=1)
+    extract: ExtractSettings = ExtractSettings()
+    language: LanguageSettings = LanguageSettings()
+    filters: dict[str, FilterSettings]
+    pii: PiiSettings = PiiSettings()
+    dedup: DedupSteps = DedupSteps()
+    quality: QualitySettings
+    items: ItemSettings = ItemSettings()
+    decontaminate: DecontaminateSettings = DecontaminateSettings()
+    tokenizer: TokenizerSettings = TokenizerSettings()
+    encode: EncodeSettings = EncodeSettings()
+    language_model: TrainRecipe
+    perplexity: PerplexitySettings = PerplexitySettings()
+    buckets: BucketSettings = BucketSettings()
+    synth: SynthSettings
+    ablate: AblateSettings
+    train: TrainRecipe
+    evaluate: EvaluateSettings = EvaluateSettings()
+    publish: PublishSettings
+
+    @model_validator(mode="after")
+    def _names_exist(self) -> "RunRecipe":
+        domains = {source.domain for source in self.sources.values()}
+        for where, names in (("filters", set(self.filters) - {"default"}), ("ablate.targets", set(self.ablate.targets))):
+            if unknown := sorted(names - domains):
+                raise ValueError(f"{where} names {unknown[0]!r}, which no source has; domains: {', '.join(sorted(domains))}")
+        if missing := sorted(domains - set(self.filters)) if "default" not in self.filters else []:
+            raise ValueError(f"filters has no entry for {missing[0]!r} and no 'default'")
+        return self

@@ -1,0 +1,146 @@
+"""Steps from sources to clean documents: collect, ingest, filter, deduplicate, score quality, decontaminate."""
+
+from collections.abc import Mapping
+from pathlib import Path
+
+from flows.recipe import RunRecipe
+from flows.steps.step import Place, Step, plain, require
+from pipelines.errors import DataError
+from pipelines.files import expand_inputs, sha256_of
+from pipelines.store import Outcome
+
+
+def build_steps(recipe: RunRecipe) -> list[Step]:
+    """The steps up to documents that may be trained on."""
+    return [
+        _collect(recipe),
+        _ingest(recipe),
+        _filter(recipe),
+        _dedup(recipe, "dedup_exact", "filter"),
+        _dedup(recipe, "dedup_near", "dedup_exact"),
+        _quality_model(recipe),
+        _quality(recipe),
+        _items(recipe),
+        _decontaminate(recipe),
+    ]
+
+
+def _collect(recipe: RunRecipe) -> Step:
+    from pipelines import sources
+
+    def action(place: Place, work: Path) -> Outcome:
+        return sources.collect(recipe.sources, work, place.workers)
+
+    return Step("collect", action, "raw files of the sources found on this machine", plain(sources=recipe.sources))
+
+
+def _ingest(recipe: RunRecipe) -> Step:
+    from pipelines import sources
+
+    root = Path(recipe.root)
+
+    def action(place: Place, work: Path) -> Outcome:
+        return sources.ingest(recipe.sources, place.of("collect"), root, work, recipe.extract, place.workers)
+
+    return Step(
+        "ingest", action, "raw records to documents: extraction and normalization",
+        plain(sources=recipe.sources, extract=recipe.extract), ["collect"],
+        inputs=sources.fingerprint_inputs(recipe.sources, root),
+    )  # fmt: skip
+
+
+def _filter(recipe: RunRecipe) -> Step:
+    def action(place: Place, work: Path) -> Outcome:
+        from filters.heuristics import Heuristics
+        from filters.language import IdentifyLanguage
+        from filters.pii import MaskPii
+        from pipelines.execute import transform
+
+        blocks = [IdentifyLanguage(recipe.language), Heuristics(recipe.filters), MaskPii(recipe.pii)]
+        files = require(place.documents("ingest", "documents"), "ingest")
+        return Outcome(transform(files, blocks, work, place.workers, "filter"))
+
+    settings = plain(language=recipe.language, filters=recipe.filters, pii=recipe.pii)
+    return Step("filter", action, "language, heuristic rules, personal data masked", settings, ["ingest"],
+                ("pipelines", "filters"))  # fmt: skip
+
+
+def _dedup(recipe: RunRecipe, name: str, parent: str) -> Step:
+    settings = recipe.dedup.exact if name == "dedup_exact" else recipe.dedup.near
+
+    def action(place: Place, work: Path) -> Outcome:
+        from pipelines.dedup import dedup
+
+        return dedup(require(place.documents(parent), parent), work, settings, place.workers)
+
+    return Step(name, action, f"{settings.method} duplicates", plain(dedup=settings), [parent])
+
+
+def _quality_model(recipe: RunRecipe) -> Step:
+    def action(place: Place, work: Path) -> Outcome:
+        from filters.quality import train_quality
+
+        return train_quality(require(place.documents("dedup_near"), "dedup_near"), work, recipe.quality)
+
+    return Step("quality_model", action, "fastText quality classifier", plain(quality=recipe.quality), ["dedup_near"],
+                ("pipelines", "filters"))  # fmt: skip
+
+
+def _quality(recipe: RunRecipe) -> Step:
+    def action(place: Place, work: Path) -> Outcome:
+        from filters.quality import score_quality
+
+        model = place.of("quality_model") / "model.bin"
+        return score_quality(place.documents("dedup_near"), work, recipe.quality, model, place.workers)
+
+    return Step("quality", action, "quality score of every document", plain(quality=recipe.quality),
+                ["dedup_near", "quality_model"], ("pipelines", "filters"))  # fmt: skip
+
+
+def item_files(recipe: RunRecipe) -> list[Path]:
+    """Files of evaluation items that the recipe names."""
+    root = Path(recipe.root)
+    return expand_inputs([root / name for name in recipe.items.files]) if recipe.items.files else []
+
+
+def _items(recipe: RunRecipe) -> Step:
+    def action(place: Place, work: Path) -> Outcome:
+        return make_items(recipe, place, work)
+
+    inputs = {f"items:{number}:{path.name}": sha256_of(path) for number, path in enumerate(item_files(recipe))}
+    return Step("items", action, "evaluation items, made and read", plain(items=recipe.items), ["quality"],
+                ("pipelines", "trainer"), inputs)  # fmt: skip
+
+
+def make_items(recipe: RunRecipe, place: Place, work: Path) -> Outcome:
+    """Write `items/<benchmark>.jsonl` for items made from documents and for those read from files."""
+    from trainer.cloze import make_cloze_items
+    from trainer.eval_items import load_items, write_items
+
+    metrics: dict[str, object] = {}
+    if recipe.items.cloze is not None:
+        metrics |= make_cloze_items(place.documents("quality"), work, recipe.items.cloze).metrics
+    for path in item_files(recipe):
+        items, rejected = load_items(path)
+        if not items:
+            raise DataError(f"{path}: no multiple-choice item could be read ({rejected} rows rejected)")
+        benchmark = path.name.split(".")[0]
+        write_items(work / "items" / f"{benchmark}.jsonl", items)
+        metrics[benchmark] = {"items": len(items), "rejected": rejected}
+    return Outcome(metrics=metrics)
+
+
+def _decontaminate(recipe: RunRecipe) -> Step:
+    def action(place: Place, work: Path) -> Outcome:
+        from pipelines.decontaminate import decontaminate
+
+        against = sorted((place.of("items") / "items").glob("*.jsonl"))
+        return decontaminate(place.documents("quality"), against, work, recipe.decontaminate, place.workers)
+
+    return Step("decontaminate", action, "documents that hold evaluation items are dropped",
+                plain(decontaminate=recipe.decontaminate), ["quality", "items"])  # fmt: skip
+
+
+def licences_of(recipe: RunRecipe) -> Mapping[str, str]:
+    """Licence of each source, as the recipe states it."""
+    return {name: source.licence for name, source in recipe.sources.items()}

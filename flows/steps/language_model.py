@@ -1,0 +1,137 @@
+"""Steps around the small language model: tokenizer, its shards, its training, perplexity, buckets and synthesis."""
+
+from pathlib import Path
+
+from flows.recipe import RunRecipe
+from flows.steps.step import Place, Step, plain, require
+from pipelines.shards import Blend, ShardSet
+from pipelines.store import Outcome
+from trainer.recipe import TrainRecipe
+
+FILTERS = ("pipelines", "filters")
+TRAINER = ("pipelines", "trainer")
+
+
+def language_model_steps(recipe: RunRecipe) -> list[Step]:
+    """The steps from clean documents to bucketed, synthesized and tokenized ones."""
+    steps = [
+        _tokenizer(recipe),
+        _plain_tokens(recipe),
+        _language_model(recipe),
+        _perplexity(recipe),
+        _buckets(recipe),
+        _bucketed(recipe),
+        _synth(recipe),
+        _tokens(recipe),
+    ]
+    return steps
+
+
+def tokenizer_folder(place: Place) -> Path:
+    """Where the run's tokenizer is."""
+    return place.of("tokenizer") / "tokenizer"
+
+
+def sized(recipe: TrainRecipe, place: Place) -> TrainRecipe:
+    """The recipe with the vocabulary of the run's tokenizer."""
+    from pipelines.tokenizer import load_tokenizer
+
+    vocabulary = load_tokenizer(tokenizer_folder(place)).vocab_size
+    return recipe.model_copy(update={"model": recipe.model.with_vocabulary(vocabulary)})
+
+
+def proportional(shards: ShardSet) -> Blend:
+    """Every shard in proportion to its tokens."""
+    return Blend.of({shard.name: shard.tokens / shards.tokens for shard in shards.shards}, shards)
+
+
+def _tokenizer(recipe: RunRecipe) -> Step:
+    def action(place: Place, work: Path) -> Outcome:
+        from pipelines.tokenizer import train_tokenizer
+
+        return train_tokenizer(require(place.documents("decontaminate"), "decontaminate"), work, recipe.tokenizer)
+
+    return Step("tokenizer", action, "byte-level BPE", plain(tokenizer=recipe.tokenizer), ["decontaminate"])
+
+
+def _plain_tokens(recipe: RunRecipe) -> Step:
+    def action(place: Place, work: Path) -> Outcome:
+        from pipelines.encode import encode
+
+        files = place.documents("decontaminate")
+        return encode(files, work, tokenizer_folder(place), recipe.encode, place.workers)
+
+    return Step("plain_tokens", action, "shards by domain, with held-out documents", plain(encode=recipe.encode),
+                ["decontaminate", "tokenizer"])  # fmt: skip
+
+
+def _language_model(recipe: RunRecipe) -> Step:
+    def action(place: Place, work: Path) -> Outcome:
+        from pipelines.indexed import load_shards
+        from trainer.export import export_hf
+        from trainer.loop import train
+
+        tokens = place.of("plain_tokens")
+        model = sized(recipe.language_model, place)
+        outcome = train(model, proportional(load_shards(tokens / "train")), work, load_shards(tokens / "validation"))
+        exported = export_hf(work / "final", work / "hf", tokenizer_folder(place))
+        return Outcome(metrics={**outcome.metrics, "export": exported})
+
+    return Step("language_model", action, "small dense model, for perplexity and synthesis",
+                plain(language_model=recipe.language_model), ["plain_tokens", "tokenizer"], TRAINER)  # fmt: skip
+
+
+def _perplexity(recipe: RunRecipe) -> Step:
+    def action(place: Place, work: Path) -> Outcome:
+        from filters.perplexity import score_perplexity
+
+        model = place.of("language_model") / "hf"
+        return score_perplexity(place.documents("decontaminate"), work, recipe.perplexity, model, place.workers)
+
+    return Step("perplexity", action, "negative log-likelihood of every document", plain(perplexity=recipe.perplexity),
+                ["decontaminate", "language_model"], FILTERS)  # fmt: skip
+
+
+def _buckets(recipe: RunRecipe) -> Step:
+    def action(place: Place, work: Path) -> Outcome:
+        from filters.buckets import buckets
+
+        return buckets(place.documents("perplexity", "scores"), work, recipe.buckets)
+
+    return Step("buckets", action, "high, mid, low per domain; high is lowest perplexity", plain(buckets=recipe.buckets),
+                ["perplexity"], FILTERS)  # fmt: skip
+
+
+def _bucketed(recipe: RunRecipe) -> Step:
+    def action(place: Place, work: Path) -> Outcome:
+        from filters.buckets import assign
+
+        return assign(
+            place.documents("decontaminate"), place.of("buckets") / "buckets.parquet",
+            place.documents("perplexity", "scores"), work, place.workers,
+        )  # fmt: skip
+
+    return Step("bucketed", action, "documents by domain and bucket", {}, ["decontaminate", "perplexity", "buckets"],
+                FILTERS)  # fmt: skip
+
+
+def _synth(recipe: RunRecipe) -> Step:
+    def action(place: Place, work: Path) -> Outcome:
+        from synth.generate import synthesize
+
+        model = place.of("language_model") / "hf"
+        return synthesize(place.documents("bucketed"), work, recipe.synth, model, place.workers)
+
+    return Step("synth", action, "Long-CoT-backward on a few documents", plain(synth=recipe.synth),
+                ["bucketed", "language_model"], ("pipelines", "synth"))  # fmt: skip
+
+
+def _tokens(recipe: RunRecipe) -> Step:
+    def action(place: Place, work: Path) -> Outcome:
+        from pipelines.encode import encode
+
+        files = [*place.documents("bucketed"), *place.documents("synth", "samples")]
+        return encode(files, work, tokenizer_folder(place), recipe.encode, place.workers)
+
+    return Step("tokens", action, "shards by domain and bucket", plain(encode=recipe.encode),
+                ["bucketed", "synth", "tokenizer"])  # fmt: skip

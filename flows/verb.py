@@ -1,0 +1,81 @@
+"""How a verb on files is performed: as a step of its own, with a manifest in `--out`, and what it prints."""
+
+import json
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from pydantic import BaseModel
+
+from pipelines.files import expand_inputs
+from pipelines.manifest import Manifest
+from pipelines.store import Outcome, parents_from_files, perform
+
+Inputs = Annotated[list[str], typer.Argument(metavar="INPUT...", help="Paths, folders or globs.")]
+Out = Annotated[Path, typer.Option("--out", "-o", help="Folder for the outputs; manifest.json is written last.")]
+Workers = Annotated[int, typer.Option("--workers", "-w", min=0, help="Processes (0: one per core in runs); never changes a byte.")]
+Sets = Annotated[list[str] | None, typer.Option("--set", help="A setting, key.key=value (repeatable).")]
+AsJson = Annotated[bool, typer.Option("--json", help="Print the manifest's numbers as JSON.")]
+
+Action = Callable[[Path], Outcome]
+
+
+def run_verb(
+    name: str,
+    out: Path,
+    settings: BaseModel,
+    files: Sequence[Path],
+    action: Action,
+    as_json: bool,
+    more_parents: Mapping[str, str] | None = None,
+) -> Manifest:
+    """Perform a verb over given files and print what became of them.
+
+    Args:
+        name: of the verb; the step's name in the manifest.
+        out: target folder.
+        settings: resolved settings.
+        files: what the user gave; hashed into the manifest's parents.
+        action: fills the working folder.
+        as_json: print JSON.
+        more_parents: digests of other inputs (a model, an index).
+    """
+    parents = parents_from_files(files) | dict(more_parents or {})
+    done = perform(name, out, action, settings.model_dump(mode="json"), parents)
+    if as_json:
+        typer.echo(json.dumps(numbers_of(done.manifest) | {"out": str(out), "how": done.how}, ensure_ascii=False))
+    else:
+        typer.echo(describe(done.manifest, out, done.how))
+    return done.manifest
+
+
+def numbers_of(manifest: Manifest) -> dict[str, Any]:
+    """Counts and metrics of a manifest, for `--json`."""
+    counts = manifest.counts.model_dump(mode="json") if manifest.counts else None
+    return {"step": manifest.step, "id": manifest.id, "counts": counts, "metrics": manifest.metrics}
+
+
+def describe(manifest: Manifest, out: Path, how: str) -> str:
+    """The same for people, in a few lines."""
+    lines = [f"{manifest.step}: {out}" + (" (nothing to do: already there)" if how == "skipped" else "")]
+    if manifest.counts is not None:
+        counts = manifest.counts
+        lines.append(f"  documents in {counts.docs_in}, kept {counts.kept}")
+        lines += [f"  dropped  {number:>8}  {reason}" for reason, number in _largest_first(counts.dropped)]
+        lines += [f"  rejected {number:>8}  {reason}" for reason, number in _largest_first(counts.rejected)]
+    lines += [f"  {key}: {_short(value)}" for key, value in manifest.metrics.items() if not isinstance(value, (dict, list))]
+    return "\n".join(lines)
+
+
+def _largest_first(counts: Mapping[str, int]) -> list[tuple[str, int]]:
+    return sorted(counts.items(), key=lambda item: (-item[1], item[0]))
+
+
+def _short(value: object) -> str:
+    return f"{value:.6g}" if isinstance(value, float) else str(value)
+
+
+def documents_of(patterns: Sequence[str]) -> list[Path]:
+    """Expand the INPUT of a verb on documents."""
+    return expand_inputs(patterns)

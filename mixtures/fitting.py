@@ -1,0 +1,217 @@
+"""Fit mixing laws to a swarm, keep the best, predict with intervals, save and load.
+
+Everything inside is in the order of names, so a table with its columns or rows permuted gives the same fit bit for bit.
+Intervals come from the residuals of held-out runs (split conformal), so they hold for mixtures drawn like the swarm's and
+trained at its scale. P mixtures, D domains, M metrics.
+"""
+
+import difflib
+import fnmatch
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from mixtures.law_base import FittedLaw
+from mixtures.laws import FAMILIES, law_from_json
+from mixtures.scores import gain, half_width, score
+from mixtures.tables import Metrics, Ratios, read_metrics, read_ratios, write_metrics, write_ratios, write_table
+from mixtures.validation import FitSettings, LawScore, held_out_means, validate
+from pipelines.errors import DataError
+from pipelines.files import write_atomically
+
+LEVELS = (0.80, 0.95)
+LEAST_RUNS = 4
+MEAN = "mean"
+RATIOS, METRICS, HELD_OUT, LAW, REPORT = "ratios.csv", "metrics.csv", "held_out.csv", "law.json", "report.json"
+
+
+@dataclass(frozen=True, eq=False)
+class Prediction:
+    """Predicted losses with intervals.
+
+    Attributes:
+        ids, names: of rows and metrics.
+        values_PM: predictions, in the units of the metrics.
+        half_M: level -> half width of the interval of each metric.
+    """
+
+    ids: tuple[str, ...]
+    names: tuple[str, ...]
+    values_PM: np.ndarray
+    half_M: Mapping[float, np.ndarray]
+
+    def write(self, path: Path) -> None:
+        """Write `id`, each metric, and its bounds `_lo80`, `_hi80`, `_lo95`, `_hi95`."""
+        names, columns = list(self.names), list(self.values_PM.T)
+        for place, name in enumerate(self.names):
+            for level, half_M in self.half_M.items():
+                percent = round(100 * level)
+                names += [f"{name}_lo{percent}", f"{name}_hi{percent}"]
+                columns += [self.values_PM[:, place] - half_M[place], self.values_PM[:, place] + half_M[place]]
+        write_table(path, self.ids, names, np.stack(columns, axis=1))
+
+
+@dataclass(frozen=True, eq=False)
+class Fit:
+    """A fitted law with the swarm that it was fitted to.
+
+    Attributes:
+        ratios, metrics: the swarm, rows and domains sorted by name.
+        settings: how it was fitted.
+        scores: held-out quality of every family.
+        chosen, penalty: the family kept and its strength.
+        law: its fit to all runs, one problem per metric.
+        held_out_PM: prediction of each run by folds that did not see it.
+    """
+
+    ratios: Ratios
+    metrics: Metrics
+    settings: FitSettings
+    scores: tuple[LawScore, ...]
+    chosen: str
+    penalty: float
+    law: FittedLaw
+    held_out_PM: np.ndarray
+
+    @property
+    def domains(self) -> tuple[str, ...]:
+        """The domains that the law knows, sorted."""
+        return self.ratios.domains
+
+    def predict(self, ratios: Ratios) -> Prediction:
+        """Predict every metric of new mixtures, matched by domain name.
+
+        Raises:
+            DataError: the domains are not those of the fit.
+        """
+        values_PM = self.law.predict(ratios.ordered(self.domains).weights_PD)
+        residual_PM = self.metrics.values_PM - self.held_out_PM
+        half_M = {level: np.array([half_width(column, level) for column in residual_PM.T]) for level in LEVELS}
+        return Prediction(ratios.ids, self.metrics.names, values_PM, half_M)
+
+    def target(self, target: str = MEAN, weights: Mapping[str, float] | None = None) -> np.ndarray:
+        """Coefficients (M,) of an objective: one metric, the mean, a glob's mean, or a weighted mean; they sum to 1.
+
+        Raises:
+            DataError: no metric has that name, or the weights are not positive.
+        """
+        names = self.metrics.names
+        if weights:
+            unknown = [name for name in weights if name not in names]
+            if unknown or min(weights.values()) < 0 or sum(weights.values()) <= 0:
+                raise DataError(
+                    f"target weights need known metrics and positive sums; unknown: {', '.join(unknown) or 'none'}"
+                )
+            coefficient_M = np.array([weights.get(name, 0.0) for name in names], float)
+            return coefficient_M / coefficient_M.sum()
+        hits = [name == target or fnmatch.fnmatchcase(name, target) for name in names]
+        hits = [True] * len(names) if target == MEAN and MEAN not in names else hits
+        if not any(hits):
+            near = difflib.get_close_matches(target, names, n=2) or list(names[:3])
+            raise DataError(f"no metric {target!r} was fitted; did you mean {' or '.join(near)}, or `mean`?")
+        return np.array(hits, float) / sum(hits)
+
+    def learned(self, coefficient_M: np.ndarray) -> bool:
+        """Whether held-out predictions of this objective beat the mean of the runs by more than a standard error."""
+        mean_PM = held_out_means(self.ratios, self.metrics, self.settings)
+        sides = (self.held_out_PM, mean_PM, self.metrics.values_PM)
+        saved, error = gain(*((side @ coefficient_M)[:, None] for side in sides))
+        return self.chosen != "constant" and saved > error
+
+    def report(self) -> dict[str, Any]:
+        """Held-out quality of all laws and what was chosen, as JSON values."""
+        return {
+            "scale": self.settings.scale,
+            "runs": len(self.ratios.ids),
+            "domains": list(self.domains),
+            "metrics": list(self.metrics.names),
+            "rows_divided_by_their_rounded_sum": self.ratios.rounded,
+            "chosen": self.chosen,
+            "penalty": self.penalty,
+            "learned": self.chosen != "constant",
+            "laws": [each.model_dump(mode="json") for each in self.scores],
+            "mean_of_metrics": score(self.held_out_PM.mean(axis=1), self.metrics.values_PM.mean(axis=1)).model_dump(),
+        }
+
+    def save(self, folder: Path) -> None:
+        """Write the swarm, held-out predictions, the law and the report into `folder`."""
+        write_ratios(folder / RATIOS, self.ratios)
+        write_metrics(folder / METRICS, self.metrics)
+        write_table(folder / HELD_OUT, self.ratios.ids, self.metrics.names, self.held_out_PM)
+        law = {
+            "version": 1,
+            "settings": self.settings.model_dump(mode="json"),
+            "penalty": self.penalty,
+            "domains": list(self.domains),
+            "metrics": list(self.metrics.names),
+            "swarm": swarm_digest(self.ratios, self.metrics),
+            "scores": [each.model_dump(mode="json") for each in self.scores],
+            "law": self.law.to_json(),
+        }
+        write_atomically(folder / LAW, _json(law))
+        write_atomically(folder / REPORT, _json(self.report()))
+
+
+def fit_laws(ratios: Ratios, metrics: Metrics, settings: FitSettings | None = None) -> Fit:
+    """Cross-validate the laws on a swarm and fit the best one to all of it.
+
+    Args:
+        ratios: the mixtures.
+        metrics: their losses, lower is better; rows are matched by id.
+        settings: which laws, how many folds.
+
+    Raises:
+        DataError: runs of the two tables differ, or there are fewer than four distinct mixtures.
+    """
+    settings = settings or FitSettings()
+    ids = sorted(ratios.ids)
+    metrics = metrics.ordered(ratios.ids).ordered(ids)
+    rows = [ratios.ids.index(run) for run in ids]
+    domains = sorted(ratios.domains)
+    ratios = Ratios(tuple(ids), ratios.domains, ratios.weights_PD[rows], ratios.rounded).ordered(domains)
+    distinct = len(np.unique(np.round(ratios.weights_PD, 6), axis=0))
+    if distinct < LEAST_RUNS:
+        raise DataError(f"{distinct} distinct mixtures cannot support a law; train at least {LEAST_RUNS}")
+    found = validate(ratios, metrics, settings)
+    values_BP = metrics.values_PM.T
+    law = FAMILIES[found.chosen].fit(ratios.weights_PD, values_BP, np.ones_like(values_BP), found.penalty)
+    return Fit(ratios, metrics, settings, found.scores, found.chosen, found.penalty, law, found.held_out_PM)
+
+
+def load_fit(folder: Path) -> Fit:
+    """Read what `Fit.save` wrote.
+
+    Raises:
+        DataError: a file is missing or unreadable, or the tables are not those that the law was fitted to.
+    """
+    path = folder / LAW
+    try:
+        saved = json.loads(path.read_text(encoding="utf-8"))
+        settings = FitSettings.model_validate(saved["settings"])
+        scores = tuple(LawScore.model_validate(each) for each in saved["scores"])
+        law = law_from_json(saved["law"])
+        penalty, swarm = float(saved["penalty"]), str(saved["swarm"])
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise DataError(f"{path} is not a fitted law ({type(error).__name__}: {error}); run `loam mix fit`") from None
+    ratios, metrics = read_ratios(folder / RATIOS), read_metrics(folder / METRICS)
+    held_out_PM = read_metrics(folder / HELD_OUT).ordered(ratios.ids).values_PM
+    if (found := swarm_digest(ratios, metrics)) != swarm:
+        raise DataError(f"{folder}: the tables hash to {found[:12]}, the law was fitted to {swarm[:12]}; fit again")
+    return Fit(ratios, metrics, settings, scores, law.family, penalty, law, held_out_PM)
+
+
+def swarm_digest(ratios: Ratios, metrics: Metrics) -> str:
+    """sha256 of names and numbers of both tables."""
+    digest = hashlib.sha256(json.dumps([ratios.ids, ratios.domains, metrics.names]).encode())
+    digest.update(np.ascontiguousarray(ratios.weights_PD, "<f8").tobytes())
+    digest.update(np.ascontiguousarray(metrics.values_PM, "<f8").tobytes())
+    return digest.hexdigest()
+
+
+def _json(value: object) -> bytes:
+    return (json.dumps(value, indent=1, sort_keys=True, ensure_ascii=False, allow_nan=False) + "\n").encode()

@@ -1,0 +1,206 @@
+"""Domains and mixtures: what there is, and in which proportions to read it.
+
+Everything is keyed by the domain's name, never by its position: a cap that lands on the wrong column ruins a run in
+silence. Weights that do not sum to 1 are an error, because renormalising them hides the typo. Epochs are weight times
+budget over unique tokens.
+"""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Annotated, Any
+
+from pydantic import Field, ValidationError, model_validator
+from ruamel.yaml import YAML
+from ruamel.yaml.error import YAMLError
+
+from pipelines.errors import DataError, RecipeError
+from pipelines.files import write_atomically
+from pipelines.manifest import digest_of
+from pipelines.quantities import Tokens
+from pipelines.recipe import Section, dump_yaml, load_recipe
+
+SUM_TOLERANCE = 1e-6
+MILLION = 10**6  # written weights are whole millionths, so that their sum is exactly 1
+
+Name = Annotated[str, Field(min_length=1)]
+
+
+class Domain(Section):
+    """A named share of the corpus.
+
+    Attributes:
+        name: `web_en/high`.
+        unique_tokens: tokens before any repetition.
+        licence: what the texts may be used under, where it is known.
+    """
+
+    name: Name
+    unique_tokens: Annotated[Tokens, Field(gt=0)]
+    licence: str | None = None
+
+
+class Domains(Section):
+    """The domains that a mixture may draw from, in the order of their file."""
+
+    domains: tuple[Domain, ...] = Field(min_length=1)
+
+    @model_validator(mode="after")
+    def _distinct(self) -> "Domains":
+        seen: set[str] = set()
+        for domain in self.domains:
+            if domain.name in seen:
+                raise ValueError(f"domain {domain.name!r} is listed twice")
+            seen.add(domain.name)
+        return self
+
+    @classmethod
+    def of(cls, unique_tokens: Mapping[str, int]) -> "Domains":
+        """Domains from a mapping of name to unique tokens."""
+        return cls(domains=tuple(Domain(name=name, unique_tokens=count) for name, count in unique_tokens.items()))
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Names in order."""
+        return tuple(domain.name for domain in self.domains)
+
+    @property
+    def unique_tokens(self) -> dict[str, int]:
+        """Name -> unique tokens."""
+        return {domain.name: domain.unique_tokens for domain in self.domains}
+
+    @property
+    def total(self) -> int:
+        """Unique tokens of all domains."""
+        return sum(domain.unique_tokens for domain in self.domains)
+
+    def digest(self) -> str:
+        """Hash of names and tokens; the order does not matter."""
+        return digest_of(self.unique_tokens)
+
+    def __len__(self) -> int:
+        return len(self.domains)
+
+
+class Mixture(Section):
+    """Proportions of domains, with the budget and the cap that they were made for.
+
+    Attributes:
+        name: what to call it.
+        weights: domain -> share of the training tokens; sums to 1 within 1e-6.
+        tokens: training budget, where one is set.
+        epoch_cap: how often a domain may be read, where that is limited.
+    """
+
+    name: Name
+    weights: dict[str, Annotated[float, Field(ge=0, allow_inf_nan=False)]] = Field(min_length=1)
+    tokens: Annotated[Tokens, Field(gt=0)] | None = None
+    epoch_cap: Annotated[float, Field(gt=0)] | None = None
+
+    @model_validator(mode="after")
+    def _sums_to_one(self) -> "Mixture":
+        total = sum(self.weights.values())
+        if abs(total - 1) > SUM_TOLERANCE:
+            hint = "; these look like percentages: divide by 100" if abs(total - 100) < 1 else ""
+            raise ValueError(f"weights of mixture {self.name!r} sum to {total:.8g}, expected 1 within 1e-6{hint}")
+        return self
+
+    def epochs(self, domains: Domains, tokens: int | None = None) -> dict[str, float]:
+        """How often each domain is read: weight x budget / unique tokens.
+
+        Args:
+            domains: what there is.
+            tokens: budget; the mixture's own when not given.
+
+        Raises:
+            DataError: no budget is known, or the mixture names a domain that does not exist.
+        """
+        budget = tokens or self.tokens
+        if budget is None:
+            raise DataError(f"mixture {self.name!r} has no token budget: give `tokens` to count epochs")
+        check_same_names(f"mixture {self.name!r}", self.weights, "the domains", domains.names, subset=True)
+        held = domains.unique_tokens
+        return {name: weight * budget / held[name] for name, weight in self.weights.items()}
+
+
+def check_same_names(what: str, found: Sequence[str] | Mapping, where: str, known: Sequence[str],
+                     subset: bool = False) -> None:  # fmt: skip
+    """Compare two sets of names.
+
+    Raises:
+        DataError: `found` holds names that `known` lacks or, unless `subset`, the other way round; lists the first few.
+    """
+    extra = sorted(set(found) - set(known))
+    missing = [] if subset else sorted(set(known) - set(found))
+    parts = [f"{verb} {', '.join(map(repr, names[:3]))}{' ...' if len(names) > 3 else ''}"
+             for verb, names in (("unknown", extra), ("missing", missing)) if names]  # fmt: skip
+    if parts:
+        raise DataError(f"{what} does not match {where}: {'; '.join(parts)}; names must be equal")
+
+
+def in_millionths(weights: Sequence[float], uppers: Sequence[float] | None = None) -> list[float]:
+    """Round weights to whole millionths that sum to exactly one million, by largest remainder.
+
+    Args:
+        weights: sum to 1 within 1e-6.
+        uppers: caps that the rounded weights must not pass, where there are any.
+    """
+    exact = [weight * MILLION for weight in weights]
+    whole = [int(value + 1e-9) for value in exact]
+    room = [MILLION] * len(exact) if uppers is None else [int(upper * MILLION + 1e-6) for upper in uppers]
+    order = sorted(range(len(exact)), key=lambda i: (whole[i] - exact[i], i))
+    while (left := MILLION - sum(whole)) > 0:
+        given = [i for i in order if whole[i] < room[i]][:left]
+        assert given, "the caps hold less than 1"
+        for i in given:
+            whole[i] += 1
+    whole[max(range(len(whole)), key=whole.__getitem__)] += left  # below 0 only when the weights passed 1 by rounding
+    return [count / MILLION for count in whole]
+
+
+def read_domains(path: Path) -> Domains:
+    """Read a domains file: a list of `{name, unique_tokens}`, or the same list under the key `domains`.
+
+    Raises:
+        RecipeError: unreadable, or not such a list; names the file and the entry.
+    """
+    try:
+        tree = YAML(typ="safe", pure=True).load(path.read_text(encoding="utf-8"))
+    except YAMLError as error:
+        raise RecipeError(f"{path}: not valid YAML: {str(error).splitlines()[0]}") from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise RecipeError(f"{path}: cannot be read: {error}") from None
+    try:
+        return Domains.model_validate(tree if isinstance(tree, dict) else {"domains": tree})
+    except ValidationError as error:
+        raise RecipeError(f"{path}: {_first_problem(error)}") from None
+
+
+def _first_problem(error: ValidationError) -> str:
+    problem = error.errors(include_url=False)[0]
+    where = ".".join(str(part) for part in problem["loc"]) or "domains"
+    return f"{where}: {problem['msg'].removeprefix('Value error, ')}; expected a list of name and unique_tokens"
+
+
+def write_domains(path: Path, domains: Domains) -> None:
+    """Write a domains file that `read_domains` reads back equal."""
+    write_atomically(path, dump_yaml(domains).encode())
+
+
+def read_mixture(path: Path) -> Mixture:
+    """Read `mixture.yaml`.
+
+    Raises:
+        RecipeError: names file, line and field; weights that do not sum to 1 are one such error.
+    """
+    return load_recipe(str(path), Mixture)
+
+
+def write_mixture(path: Path, mixture: Mixture) -> None:
+    """Write `mixture.yaml`, atomically."""
+    write_atomically(path, dump_yaml(mixture).encode())
+
+
+def mixture_from(name: str, weights: Mapping[str, float], **budget: Any) -> Mixture:
+    """A mixture whose weights are rounded to whole millionths, for writing down."""
+    rounded = in_millionths(list(weights.values()))
+    return Mixture(name=name, weights=dict(zip(weights, rounded, strict=True)), **budget)

@@ -1,0 +1,90 @@
+"""Find the mixture with the lowest predicted loss in a feasible set.
+
+Laws with a gradient are minimised by SLSQP from several starts; those of this project are convex, so the starts agree.
+Trees are searched as RegMix does: many draws around the prior, and the mean of the best 128, which smooths the steps of
+the prediction. D domains, M metrics, P draws.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+from scipy.optimize import minimize
+
+from mixtures.design import DesignSettings, draw
+from mixtures.law_base import FittedLaw
+from mixtures.simplex import Simplex, kl
+
+DRAWS, BEST = 20_000, 128
+INTERIOR = 1e-7  # sqrt and powers below 1 have no slope at 0
+
+
+@dataclass(frozen=True, eq=False)
+class Objective:
+    """A weighted mean of predicted losses, plus a pull towards the prior.
+
+    Attributes:
+        law: predicts the metrics.
+        coefficient_M: weight of each metric; sums to 1.
+        prior_D: where the pull leads.
+        strength: loss units per nat of KL(w || prior).
+    """
+
+    law: FittedLaw
+    coefficient_M: np.ndarray
+    prior_D: np.ndarray
+    strength: float = 0.0
+
+    def loss(self, weights_PD: np.ndarray) -> np.ndarray:
+        """The predicted objective of each mixture (P,), without the pull."""
+        return self.law.predict(weights_PD) @ self.coefficient_M
+
+    def value(self, weights_D: np.ndarray) -> float:
+        """Loss plus pull."""
+        pull = self.strength * kl(weights_D, self.prior_D) if self.strength else 0.0
+        return float(self.loss(weights_D[None])[0]) + pull
+
+    def slope(self, weights_D: np.ndarray) -> np.ndarray | None:
+        """Derivatives (D,) of `value`; None when the law has none."""
+        gradient_MD = self.law.gradient(weights_D)
+        if gradient_MD is None:
+            return None
+        ratio_D = np.maximum(weights_D, INTERIOR) / np.maximum(self.prior_D, INTERIOR)
+        return self.coefficient_M @ gradient_MD + self.strength * (np.log(ratio_D) + 1)
+
+
+def lowest(objective: Objective, space: Simplex, starts_PD: np.ndarray, seed: int) -> np.ndarray:
+    """The best mixture found (D,), inside `space`.
+
+    Args:
+        objective: what to minimise.
+        space: where.
+        starts_PD: allowed mixtures to begin from.
+        seed: of the draws.
+    """
+    settings = DesignSettings(kind="regmix", seed=seed)
+    random = np.random.default_rng(seed)
+    drawn_PD = space.project(
+        draw(random, objective.prior_D, settings, DRAWS if objective.slope(starts_PD[0]) is None else 256)
+    )
+    pool_PD = np.concatenate([starts_PD, drawn_PD])
+    pull_P = np.array([objective.strength * kl(row_D, objective.prior_D) for row_D in pool_PD])
+    order_P = np.argsort(objective.loss(pool_PD) + pull_P, kind="stable")
+    if objective.slope(starts_PD[0]) is None:
+        return space.project(pool_PD[order_P[:BEST]].mean(axis=0)[None])[0]
+    begin_PD = np.concatenate([starts_PD, pool_PD[order_P[:2]]])
+    found = [_descend(objective, space, begin_D) for begin_D in begin_PD]
+    return min([*found, *begin_PD], key=objective.value)
+
+
+def _descend(objective: Objective, space: Simplex, begin_D: np.ndarray) -> np.ndarray:
+    lower_D = np.minimum(np.maximum(space.lower_D, INTERIOR), space.upper_D)
+    unit = max(abs(objective.value(begin_D)), 1.0)
+    sums: dict = {"type": "eq", "fun": lambda w_D: w_D.sum() - 1, "jac": lambda w_D: np.ones_like(w_D)}
+    slope: Callable = lambda w_D: objective.slope(w_D) / unit  # noqa: E731
+    result = minimize(
+        lambda w_D: objective.value(w_D) / unit, np.clip(begin_D, lower_D, space.upper_D), jac=slope, method="SLSQP",
+        bounds=list(zip(lower_D, space.upper_D, strict=True)), constraints=[sums],
+        options={"maxiter": 300, "ftol": 1e-12},
+    )  # fmt: skip
+    return space.project(np.where(np.isfinite(result.x), np.maximum(result.x, 0), 0)[None])[0]

@@ -1,0 +1,83 @@
+"""How good held-out predictions are: error, rank, regret, and whether anything was learned at all.
+
+A law is judged on runs that it has not seen, by the size of its errors against those of the mean. P runs, M metrics.
+"""
+
+import math
+from collections.abc import Sequence
+
+import numpy as np
+from scipy.special import stdtrit
+from scipy.stats import rankdata
+
+from pipelines.recipe import Section
+
+
+class MetricScore(Section):
+    """Held-out quality of one law on one metric.
+
+    Attributes:
+        rmse: root mean squared error, in the metric's units.
+        relative: rmse over the standard deviation of the metric; about 1 means nothing was learned.
+        spearman: rank correlation; None where predictions or values do not vary.
+        regret: measured value of the run predicted to be best, minus the best measured value.
+    """
+
+    rmse: float
+    relative: float
+    spearman: float | None
+    regret: float
+
+
+def spearman(left_P: np.ndarray, right_P: np.ndarray) -> float | None:
+    """Rank correlation, ties averaged; None where one side is constant."""
+    left, right = rankdata(left_P), rankdata(right_P)
+    left, right = left - left.mean(), right - right.mean()
+    norm = math.sqrt(float(left @ left) * float(right @ right))
+    return float(left @ right) / norm if norm > 0 else None
+
+
+def score(predicted_P: np.ndarray, measured_P: np.ndarray) -> MetricScore:
+    """Compare held-out predictions with measurements."""
+    rmse = float(np.sqrt(np.mean((predicted_P - measured_P) ** 2)))
+    spread = float(measured_P.std())
+    regret = float(measured_P[int(np.argmin(predicted_P))] - measured_P.min())
+    relative = rmse / spread if spread > 0 else 1.0
+    return MetricScore(rmse=rmse, relative=relative, spearman=spearman(predicted_P, measured_P), regret=regret)
+
+
+def gain(law_PM: np.ndarray, mean_PM: np.ndarray, measured_PM: np.ndarray) -> tuple[float, float]:
+    """How much squared error a law saves against the mean of the runs.
+
+    Args:
+        law_PM: held-out predictions of the law.
+        mean_PM: held-out predictions by the mean.
+        measured_PM: measurements.
+
+    Returns:
+        Saved share of each metric's variance, averaged over runs and metrics, and its standard error over runs.
+    """
+    variance_M = np.maximum(measured_PM.var(axis=0), 1e-24)
+    saved_P = (((mean_PM - measured_PM) ** 2 - (law_PM - measured_PM) ** 2) / variance_M).mean(axis=1)
+    return float(saved_P.mean()), float(saved_P.std(ddof=1) / math.sqrt(len(saved_P))) if len(saved_P) > 1 else math.inf
+
+
+def half_width(residual_P: np.ndarray, level: float) -> float:
+    """Half of an interval that covers a new run with probability `level`, from held-out residuals.
+
+    The conformal quantile, the ceil((n + 1) level)-th smallest absolute residual, needs no distribution. When there are
+    too few residuals for it (95% needs 19), Student's t stands in.
+    """
+    count = len(residual_P)
+    rank = math.ceil((count + 1) * level - 1e-9)
+    if rank <= count:
+        return float(np.sort(np.abs(residual_P))[rank - 1])
+    spread = float(np.sqrt(np.mean(residual_P**2)))
+    usual = float(stdtrit(max(count - 1, 1), (1 + level) / 2)) * spread
+    return max(usual, float(np.abs(residual_P).max()))
+
+
+def mean_over(scores: Sequence[MetricScore], field: str) -> float | None:
+    """Mean of a field over metrics; None where it is undefined for all."""
+    values = [getattr(each, field) for each in scores if getattr(each, field) is not None]
+    return sum(values) / len(values) if values else None

@@ -1,0 +1,258 @@
+"""Web archives: WARC and WET through FastWARC, ARC through a small reader, and a deterministic WARC writer.
+
+The raw record of a page is its *block* (the HTTP response as it was received), found again by the record's offset in
+the file; length and sha256 are those of the block. A file that breaks off gives one last record with a problem.
+"""
+
+import hashlib
+import uuid
+import zlib
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import BinaryIO
+
+from fastwarc.stream_io import GzipWriter
+from fastwarc.warc import ArchiveIterator, WarcRecord, WarcRecordType
+
+from pipelines.archives import GZIP_MAGIC, STREAM_ERRORS, open_raw, reason_of
+from pipelines.records import Record, record_of
+
+PAGES = WarcRecordType.response | WarcRecordType.resource | WarcRecordType.conversion
+FIXED_DATE = datetime(2020, 1, 1, tzinfo=UTC)  # files that Loam writes hold no clock
+HTML_TYPES = ("text/html", "application/xhtml+xml")
+MAX_URL_LINE = 1 << 16
+
+
+@dataclass(frozen=True, slots=True)
+class Page:
+    """One record of a web archive that may hold a page.
+
+    Attributes:
+        record: the raw block and its place; `problem` is set when it cannot be read.
+        url: target of the request.
+        record_id: the WARC-Record-ID, or None.
+        status: HTTP status, or None where there is no HTTP message.
+        media_type: lower case, without parameters; None when unknown.
+        charset: as declared by the HTTP header, or None.
+        payload: body with transfer and content encodings taken off.
+        is_text: the payload is text that was extracted before (WET).
+    """
+
+    record: Record
+    url: str | None = None
+    record_id: str | None = None
+    status: int | None = None
+    media_type: str | None = None
+    charset: str | None = None
+    payload: bytes = b""
+    is_text: bool = False
+
+
+def is_warc(path: Path) -> bool:
+    """Whether the name says WARC or WET."""
+    return any(part in (".warc", ".wet") for part in path.suffixes)
+
+
+def is_arc(path: Path) -> bool:
+    """Whether the name says ARC."""
+    return ".arc" in path.suffixes
+
+
+def read_pages(path: Path, max_bytes: int) -> Iterator[Page]:
+    """Pages of a WARC, WET or ARC file, plain or compressed, in stored order.
+
+    Args:
+        path: the file; records that hold no page (requests, metadata, revisits) are passed over.
+        max_bytes: a larger block has the problem `too_large`.
+    """
+    open_raw(path).close()  # a missing file is the user's error, not a damaged one
+    if path.stat().st_size == 0:
+        yield Page(record_of(b"", 0, None, "empty_file"))
+    else:
+        yield from _read_arc(path, max_bytes) if is_arc(path) else _read_warc(path, max_bytes)
+
+
+def _read_warc(path: Path, max_bytes: int) -> Iterator[Page]:
+    row, last = 0, 0
+    try:
+        with path.open("rb") as file:
+            for row, entry in enumerate(ArchiveIterator(file, parse_http=False)):
+                last = entry.stream_pos
+                if entry.record_type & PAGES:
+                    yield _page_of(entry, row, max_bytes)
+    except STREAM_ERRORS as error:
+        yield Page(record_of(b"", last, row + 1, reason_of(error)))
+        return
+    if not _ends_whole(path, last):
+        yield Page(record_of(b"", last, row + 1, "truncated"))
+
+
+def _page_of(entry: WarcRecord, row: int, max_bytes: int) -> Page:
+    offset, length = entry.stream_pos, entry.content_length
+    url, record_id = entry.headers.get("WARC-Target-URI"), entry.record_id
+    if length > max_bytes:
+        return Page(Record(b"", offset, row, length, _hash_of(entry), "too_large"), url, record_id)
+    block = entry.reader.read()
+    problem = None if len(block) == length else "truncated"
+    record = record_of(block, offset, row, problem)
+    if problem is None and (entry.headers.get("Content-Type") or "").startswith("application/http"):
+        return _http_page(record, url, record_id)
+    is_text = bool(entry.record_type & WarcRecordType.conversion)
+    return Page(record, url, record_id, None, _media_type(entry.headers.get("Content-Type")), None, block, is_text)
+
+
+def _hash_of(entry: WarcRecord) -> str:
+    digest = hashlib.sha256()
+    while chunk := entry.reader.read(1 << 20):
+        digest.update(chunk)
+    return digest.hexdigest()
+
+
+def _media_type(header: str | None) -> str | None:
+    return (header or "").split(";")[0].strip().lower() or None
+
+
+def _http_page(record: Record, url: str | None, record_id: str | None) -> Page:
+    """Parse the HTTP message in a block."""
+    message = WarcRecord()
+    message.init_headers(WarcRecordType.response)
+    message.set_bytes_content(record.data)
+    message.is_http = True
+    try:
+        message.parse_http(auto_decode="all", quirks_mode=True)
+        payload = message.reader.read()
+    except (OSError, ValueError):
+        broken = Record(b"", record.offset, record.row, record.length, record.sha256, "bad_http")
+        return Page(broken, url, record_id)
+    kind = _media_type(message.http_content_type or message.http_headers.get("Content-Type"))
+    return Page(record, url, record_id, message.http_headers.status_code, kind, message.http_charset, payload)
+
+
+def _ends_whole(path: Path, last: int) -> bool:
+    """Whether a file that was read without error ends where its last record, at `last`, does.
+
+    FastWARC stops in silence at a file that breaks off between the lines of a header.
+    """
+    with path.open("rb") as file:
+        file.seek(last)
+        data = file.read()
+        if not data.startswith(GZIP_MAGIC):
+            file.seek(0)
+            if file.read(2) == GZIP_MAGIC:  # one gzip stream for all records: offsets count decompressed bytes
+                return _gzip_is_whole(GZIP_MAGIC + file.read())
+            head, _, rest = data.partition(b"\r\n\r\n")
+            lengths = [
+                line.split(b":")[1] for line in head.split(b"\r\n") if line.lower().startswith(b"content-length")
+            ]
+            return data[:4] != b"WARC" or (bool(lengths) and not rest[int(lengths[0]) :].strip())
+    return _gzip_is_whole(data)
+
+
+def _gzip_is_whole(data: bytes) -> bool:
+    while data:
+        member = zlib.decompressobj(31)
+        try:
+            member.decompress(data)
+        except zlib.error:
+            return not data.strip(b"\0")  # padding after the last member is harmless
+        if not member.eof:
+            return False
+        data = member.unused_data
+    return True
+
+
+def _read_arc(path: Path, max_bytes: int) -> Iterator[Page]:
+    """ARC: a line `URL IP date type length` before each block; the offset is the block's, in decompressed bytes."""
+    end = row = 0
+    try:
+        with open_raw(path) as stream:
+            while line := stream.readline(MAX_URL_LINE):
+                end += len(line)
+                if line.isspace():
+                    continue
+                fields = line.decode("latin-1").split()
+                if len(fields) < 5 or not fields[-1].isdigit():
+                    yield Page(record_of(b"", end, row, "corrupt"))
+                    return
+                length = int(fields[-1])
+                if not fields[0].startswith("filedesc:"):
+                    yield _arc_page(stream, fields, end, row, length, max_bytes)
+                else:
+                    stream.read(length)
+                end, row = end + length, row + 1
+    except STREAM_ERRORS as error:
+        yield Page(record_of(b"", end, row, reason_of(error)))
+
+
+def _arc_page(stream: BinaryIO, fields: list[str], offset: int, row: int, length: int, max_bytes: int) -> Page:
+    if length > max_bytes:
+        digest, left = hashlib.sha256(), length
+        while left and (chunk := stream.read(min(left, 1 << 20))):
+            digest.update(chunk)
+            left -= len(chunk)
+        return Page(Record(b"", offset, row, length, digest.hexdigest(), "too_large"), fields[0])
+    block = stream.read(length)
+    record = record_of(block, offset, row, None if len(block) == length else "truncated")
+    if record.problem is None and block.startswith(b"HTTP/"):
+        return _http_page(record, fields[0], None)
+    return Page(record, fields[0], None, None, _media_type(fields[3]), None, block)
+
+
+def warc_block(path: Path, offset: int, row: int | None, sha256: str) -> bytes:
+    """The block of a WARC record: looked for at its offset, then by its number from the start of the file.
+
+    Returns:
+        the block found at the place; the caller compares its hash.
+    """
+    with path.open("rb") as file:
+        file.seek(offset)
+        try:
+            block = next(iter(ArchiveIterator(file, parse_http=False))).reader.read()
+        except (StopIteration, *STREAM_ERRORS):
+            block = b""
+    if hashlib.sha256(block).hexdigest() == sha256 or row is None:
+        return block
+    with path.open("rb") as file:
+        for number, entry in enumerate(ArchiveIterator(file, parse_http=False)):
+            if number == row:
+                return entry.reader.read()
+    return block
+
+
+def write_warc(path: Path, pages: Iterable[tuple[str, bytes]]) -> int:
+    """Write HTML pages as response records of a gzipped WARC: the same pages give the same bytes anywhere.
+
+    Args:
+        path: `.warc.gz` file, which appears whole.
+        pages: URL and HTML in UTF-8.
+
+    Returns:
+        the number of records written.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.tmp")
+    count = 0
+    with temporary.open("wb") as file:
+        writer = GzipWriter(file)
+        for url, html in pages:
+            _response(url, html).write(writer, checksum_data=True)
+            writer.finish()  # one gzip member per record, so that a record is found by its offset
+            count += 1
+        writer.close()
+    temporary.replace(path)
+    return count
+
+
+def _response(url: str, html: bytes) -> WarcRecord:
+    head = f"HTTP/1.1 200 OK\r\nContent-Type: text/html; charset=utf-8\r\nContent-Length: {len(html)}\r\n\r\n"
+    name = uuid.uuid5(uuid.NAMESPACE_URL, f"{url} {hashlib.sha256(html).hexdigest()}")
+    record = WarcRecord()
+    record.init_headers(WarcRecordType.response, f"uuid:{name}".encode())
+    record.record_date = FIXED_DATE
+    record.headers["WARC-Target-URI"] = url
+    record.headers["Content-Type"] = "application/http; msgtype=response"
+    record.set_bytes_content(head.encode() + html)
+    record.is_http = True
+    return record

@@ -1,0 +1,289 @@
+"""How good a model is: bits per byte of held-out text per domain, and multiple-choice accuracy, with intervals.
+
+Bits per byte divides by the bytes of the text and not by tokens, so that models with different tokenizers compare.
+Every number comes with a 95% interval, and every accuracy with its chance level, since small models stand close to it.
+Conventions follow lm-evaluation-harness 0.4.13, with which a test checks agreement item by item; docs/evaluation.md.
+"""
+
+import json
+import math
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import xxhash
+from pydantic import Field
+
+from pipelines import journal
+from pipelines.document import conform
+from pipelines.errors import DataError
+from pipelines.execute import SCRATCH
+from pipelines.files import write_atomically
+from pipelines.progress import track
+from pipelines.recipe import Section
+from pipelines.store import Outcome
+from trainer.eval_items import EvalItem, load_items
+from trainer.likelihood import Scorer, split_pair
+
+Z95 = 1.959963984540054  # the normal distribution's 97.5% point
+LN2 = math.log(2)
+ENCODED_AT_ONCE = 256  # documents tokenized before the token budget is looked at again
+
+
+class EvaluateSettings(Section):
+    """What to measure, and how much of it.
+
+    Attributes:
+        max_length: tokens per window; the model's own limit when null.
+        tokens_per_domain: held-out documents are scored until they hold this many tokens; null scores all.
+        chars_per_document: a longer document is scored up to here, so that no single one speaks for its domain.
+        items_per_benchmark: at most this many items of each benchmark, chosen by hash; null scores all.
+        batch_tokens: most tokens in a padded batch.
+        threads: CPU threads of torch; part of the settings because sums change with it in the last bits.
+    """
+
+    max_length: int | None = Field(None, ge=2)
+    tokens_per_domain: int | None = Field(200_000, ge=1)
+    chars_per_document: int = Field(100_000, ge=1)
+    items_per_benchmark: int | None = Field(None, ge=1)
+    batch_tokens: int = Field(8192, ge=1)
+    threads: int = Field(1, ge=1)
+
+
+def evaluate(
+    model: Path,
+    work: Path,
+    settings: EvaluateSettings,
+    validation: Mapping[str, Sequence[Path]],
+    items: Sequence[Path] = (),
+) -> Outcome:
+    """Measure a model; writes `results.json`, `documents.parquet` and `items.parquet`.
+
+    Args:
+        model: Hugging Face folder with its tokenizer.
+        work: folder to fill; a call after a kill goes on with the parts that are missing.
+        settings: how much to measure.
+        validation: domain -> held-out documents in Parquet.
+        items: item files (`trainer.eval_items`).
+
+    Returns:
+        As metrics what `results.json` holds.
+
+    Raises:
+        DataError: nothing to measure, or a model, document file or item file is unusable.
+    """
+    if not validation and not items:
+        raise DataError("nothing to evaluate: give held-out documents or item files")
+    loaded = load_items(items)
+    with _threads(settings.threads):
+        scorer = Scorer(model, settings.max_length, settings.batch_tokens)
+        documents = {domain: _once(work / SCRATCH / "domains" / f"{number:03d}.parquet",
+                                   lambda files=files: score_documents(scorer, files, settings))
+                     for number, (domain, files) in enumerate(validation.items())}  # fmt: skip
+        benchmarks = {name: _once(work / SCRATCH / "benchmarks" / f"{number:03d}.parquet",
+                                  lambda group=group: score_items(scorer, _limited(group, settings)))
+                      for number, (name, group) in enumerate(loaded.benchmarks().items())}  # fmt: skip
+    results = {
+        "window_tokens": scorer.max_length,
+        "domains": {domain: summarize_documents(table) for domain, table in documents.items()},
+        "benchmarks": {name: summarize_items(table) for name, table in benchmarks.items()},
+        "rejected_rows": loaded.rejected,
+    }
+    if documents:
+        results["all_domains"] = summarize_documents(pa.concat_tables(documents.values()))
+    _write(work / "documents.parquet", documents, "domain")
+    _write(work / "items.parquet", benchmarks, "benchmark")
+    write_atomically(work / "results.json", (json.dumps(results, indent=1, ensure_ascii=False) + "\n").encode())
+    return Outcome(metrics=results)
+
+
+def score_documents(scorer: Scorer, files: Sequence[Path], settings: EvaluateSettings) -> pa.Table:
+    """Score documents, in the order of a hash of their ids, until they hold `tokens_per_domain` tokens.
+
+    Args:
+        scorer: the model.
+        files: Parquet documents.
+        settings: how many, and how much of each.
+
+    Returns:
+        One row per document: id, nll_nats, tokens, bytes.
+    """
+    table = pa.concat_tables([conform(_read_documents(file)).select(["id", "text"]) for file in files])
+    ids, texts = table["id"].to_pylist(), table["text"]
+    order = sorted(range(len(ids)), key=lambda row: (xxhash.xxh3_64_intdigest(ids[row].encode()), ids[row], row))
+    rows: list[tuple[str, int, int]] = []
+    spans, owners = [], []
+    tokens_left = math.inf if settings.tokens_per_domain is None else settings.tokens_per_domain
+    for first in range(0, len(order), ENCODED_AT_ONCE):
+        chosen = order[first : first + ENCODED_AT_ONCE]
+        batch = [text[: settings.chars_per_document] for text in texts.take(pa.array(chosen)).to_pylist()]
+        for row, text, tokens in zip(chosen, batch, scorer.encode_all(batch), strict=True):
+            if tokens_left > 0 and tokens:
+                found = scorer.spans_of(tokens)
+                owners += [len(rows)] * len(found)
+                spans += found
+                rows.append((ids[row], len(tokens), len(text.encode())))
+                tokens_left -= len(tokens)
+        if tokens_left <= 0:
+            break
+    total = sum(span.scored for span in spans)
+    with track("bits per byte", total, "tokens") as tracker:
+        nll = np.zeros(len(rows))
+        np.add.at(nll, owners, scorer.nll_nats(spans, _adding(tracker)))
+    journal.record("evaluate", documents=len(rows), tokens=total)
+    names, tokens, sizes = zip(*rows, strict=True) if rows else ((), (), ())
+    return pa.table({"id": pa.array(names, pa.string()), "nll_nats": pa.array(nll, pa.float64()),
+                     "tokens": pa.array(tokens, pa.int64()), "bytes": pa.array(sizes, pa.int64())})  # fmt: skip
+
+
+def score_items(scorer: Scorer, items: Sequence[EvalItem]) -> pa.Table:
+    """Log-likelihood of every choice given its query.
+
+    Returns:
+        One row per item: id, gold, reason (why it could not be scored, else null), and per choice loglikelihoods
+        (nats), chars (leading white space left out, as in lm-eval's acc_norm) and bytes (of all that is scored).
+    """
+    spans, places = [], []
+    rows: list[dict[str, Any]] = []
+    for number, item in enumerate(items):
+        pairs = [split_pair(item.query, choice) for choice in item.choices]
+        found = [scorer.pair_span(context, continuation) for context, continuation in pairs]
+        usable = all(span is not None for span in found)
+        rows.append({"id": item.id, "gold": item.gold, "reason": None if usable else "choice_without_room_or_token",
+                     "loglikelihoods": [None] * len(found), "chars": [len(c.lstrip()) for c in item.choices],
+                     "bytes": [len(continuation.encode()) for _, continuation in pairs]})  # fmt: skip
+        if usable:
+            places += [(number, choice) for choice in range(len(found))]
+            spans += [span for span in found if span is not None]
+    with track("multiple choice", sum(span.scored for span in spans), "tokens") as tracker:
+        for (number, choice), nll in zip(places, scorer.nll_nats(spans, _adding(tracker)), strict=True):
+            rows[number]["loglikelihoods"][choice] = -nll
+    schema = pa.schema([("id", pa.string()), ("gold", pa.int64()), ("reason", pa.string()),
+                        ("loglikelihoods", pa.list_(pa.float64())), ("chars", pa.list_(pa.int64())),
+                        ("bytes", pa.list_(pa.int64()))])  # fmt: skip
+    return pa.Table.from_pylist(rows, schema=schema)
+
+
+def summarize_documents(table: pa.Table) -> dict[str, Any]:
+    """Bits per byte and perplexity per token of scored documents.
+
+    Sums are divided, means are not averaged: bpb = sum(nll) / (ln 2 * sum(bytes)). The interval is that of a ratio of
+    sums over documents (linearized standard error); it is null for fewer than two documents.
+    """
+    nll, sizes = table["nll_nats"].to_numpy(), table["bytes"].to_numpy()
+    tokens, size = int(np.sum(table["tokens"].to_numpy())), int(sizes.sum())
+    if not size:
+        return {"documents": 0, "tokens": 0, "bytes": 0, "nll_nats": 0.0, "bits_per_byte": None,
+                "bits_per_byte_lo95": None, "bits_per_byte_hi95": None, "perplexity": None}  # fmt: skip
+    total = math.fsum(nll)
+    bits = total / (LN2 * size)
+    spread = None
+    if (n := len(nll)) > 1:
+        residuals = nll / LN2 - bits * sizes
+        spread = Z95 * math.sqrt(n / (n - 1) * math.fsum(residuals**2)) / size
+    return {
+        "documents": n, "tokens": tokens, "bytes": size, "nll_nats": total, "bits_per_byte": bits,
+        "bits_per_byte_lo95": None if spread is None else max(0.0, bits - spread),
+        "bits_per_byte_hi95": None if spread is None else bits + spread,
+        "perplexity": math.exp(min(total / tokens, 700.0)),
+    }  # fmt: skip
+
+
+def summarize_items(table: pa.Table) -> dict[str, Any]:
+    """Accuracy by total and by per-character log-likelihood, chance, and bits per byte of the right answers."""
+    unscored = Counter(reason for reason in table["reason"].to_pylist() if reason)
+    rows = [row for row in table.to_pylist() if row["reason"] is None]
+    summary: dict[str, Any] = {"items": len(rows), "unscored": dict(sorted(unscored.items()))}
+    if not rows:
+        return summary
+    chances = [1 / len(row["chars"]) for row in rows]
+    summary["chance"] = math.fsum(chances) / len(rows)
+    sums = [int(np.argmax(row["loglikelihoods"])) == row["gold"] for row in rows]
+    norms = [int(np.argmax(_per_char(row))) == row["gold"] for row in rows]
+    for name, right in (("acc", sums), ("acc_norm", norms)):
+        low, high = wilson95(sum(right), len(right))
+        summary |= {name: sum(right) / len(right), f"{name}_lo95": low, f"{name}_hi95": high,
+                    f"{name}_verdict": _verdict(low, high, summary["chance"])}  # fmt: skip
+    summary["gold_probability"] = math.fsum(_softmax(_per_char(row))[row["gold"]] for row in rows) / len(rows)
+    nats = -math.fsum(row["loglikelihoods"][row["gold"]] for row in rows)
+    summary["gold_bits_per_byte"] = nats / (LN2 * sum(row["bytes"][row["gold"]] for row in rows))
+    return summary
+
+
+def wilson95(right: int, n: int) -> tuple[float, float]:
+    """Wilson's 95% score interval of a proportion (Wilson 1927): sound for small n and near 0 and 1."""
+    share, z2 = right / n, Z95**2
+    middle = (share + z2 / (2 * n)) / (1 + z2 / n)
+    half = Z95 / (1 + z2 / n) * math.sqrt(share * (1 - share) / n + z2 / (4 * n**2))
+    return max(0.0, middle - half), min(1.0, middle + half)
+
+
+def _verdict(low: float, high: float, chance: float) -> str:
+    return "above chance" if low > chance else "below chance" if high < chance else "not told from chance"
+
+
+def _per_char(row: Mapping[str, Any]) -> np.ndarray:
+    return np.array(row["loglikelihoods"]) / np.array(row["chars"])
+
+
+def _softmax(values: np.ndarray) -> np.ndarray:
+    powers = np.exp(values - values.max())
+    return powers / powers.sum()
+
+
+def _limited(items: Sequence[EvalItem], settings: EvaluateSettings) -> list[EvalItem]:
+    """The items with the smallest hashes: the same ones whatever else a file holds."""
+    ranked = sorted(items, key=lambda item: (xxhash.xxh3_64_intdigest(item.id.encode()), item.id))
+    return ranked[: settings.items_per_benchmark]
+
+
+def _read_documents(file: Path) -> pa.Table:
+    try:
+        return pq.read_table(file, columns=["id", "text"])
+    except (pa.ArrowInvalid, OSError) as error:
+        raise DataError(f"{file} is not readable Parquet with id and text: {error}") from None
+
+
+def _once(path: Path, make: Any) -> pa.Table:
+    """The table at `path`, made first when it is not there."""
+    if not path.is_file():
+        path.parent.mkdir(parents=True, exist_ok=True)
+        temporary = path.with_suffix(".tmp")
+        pq.write_table(make(), temporary)
+        temporary.replace(path)
+    return pq.read_table(path)
+
+
+def _write(path: Path, tables: Mapping[str, pa.Table], label: str) -> None:
+    if tables:
+        named = [
+            table.add_column(0, label, pa.array([name] * len(table), pa.string())) for name, table in tables.items()
+        ]
+        pq.write_table(pa.concat_tables(named), path, compression="zstd")
+
+
+def _adding(tracker: Any) -> Any:
+    done = Counter[str]()
+
+    def add(tokens: int) -> None:
+        done["tokens"] += tokens
+        tracker.update(done["tokens"])
+
+    return add
+
+
+@contextmanager
+def _threads(count: int) -> Iterator[None]:
+    import torch
+
+    before = torch.get_num_threads()
+    torch.set_num_threads(count)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)

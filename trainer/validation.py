@@ -1,0 +1,93 @@
+"""Held-out loss per domain.
+
+The loss is measured in fp32 over packed windows of the shard's own order, each token scored once with at most one
+window of context, so that the number depends on the model and the shard alone. Loss is nats per token; bits per byte
+compares tokenizers.
+
+Legend: B windows, S window length.
+"""
+
+import math
+from collections.abc import Iterator, Mapping
+from typing import TypedDict
+
+import numpy as np
+import torch
+
+from pipelines.errors import DataError
+from pipelines.indexed import IndexedTokens
+from pipelines.shards import Shard, ShardSet
+from trainer.model import Decoder
+
+BATCH_TOKENS = 8192
+
+
+class HeldOut(TypedDict):
+    """Mean loss in nats per token over `tokens` scored tokens."""
+
+    loss: float
+    tokens: int
+
+
+@torch.no_grad()
+def held_out_losses(
+    model: Decoder, shards: ShardSet, sequence_length: int, max_tokens_per_domain: int
+) -> dict[str, HeldOut]:
+    """Measure every shard.
+
+    Args:
+        model: left as it was found; measured in fp32 and in evaluation mode.
+        shards: one per domain.
+        sequence_length: window of context.
+        max_tokens_per_domain: scored from the shard's beginning.
+
+    Raises:
+        DataError: a shard holds fewer than two tokens.
+    """
+    was_training, compute = model.training, model.compute
+    model.eval()
+    model.compute = torch.float32
+    try:
+        return {shard.name: _loss_of(model, shard, sequence_length, max_tokens_per_domain) for shard in shards.shards}
+    finally:
+        model.train(was_training)
+        model.compute = compute
+
+
+def bits_per_byte(losses: Mapping[str, HeldOut], shards: ShardSet, sizes_bytes: Mapping[str, int]) -> dict[str, float]:
+    """Turn nats per token into bits per byte of text.
+
+    Args:
+        losses: per domain.
+        shards: the held-out shards, for their tokens.
+        sizes_bytes: UTF-8 bytes of each held-out shard's text; domains without an entry are left out.
+    """
+    return {
+        name: round(held["loss"] / math.log(2) * shards.named(name).tokens / sizes_bytes[name], 6)
+        for name, held in losses.items()
+        if sizes_bytes.get(name)
+    }
+
+
+def _loss_of(model: Decoder, shard: Shard, sequence_length: int, max_tokens: int) -> HeldOut:
+    tokens = np.asarray(IndexedTokens(shard.prefix).tokens)[: max_tokens + 1].astype(np.int64)
+    if len(tokens) < 2:
+        raise DataError(f"held-out shard {shard.name} at {shard.prefix} holds {len(tokens)} tokens, two are needed")
+    total = 0.0
+    device = model.embed_tokens.weight.device
+    for windows_BS in _windows(tokens, sequence_length):
+        batch_BS = torch.from_numpy(windows_BS).to(device)
+        losses_BS = model.token_losses(batch_BS[:, :-1], batch_BS[:, 1:])
+        total += float(losses_BS.double().sum())
+    return {"loss": round(total / (len(tokens) - 1), 6), "tokens": len(tokens) - 1}
+
+
+def _windows(tokens: np.ndarray, length: int) -> Iterator[np.ndarray]:
+    """Batches of whole windows of `length + 1` tokens, one token shared by neighbours, then the rest as one window."""
+    whole = (len(tokens) - 1) // length
+    rows = max(1, BATCH_TOKENS // length)
+    for first in range(0, whole, rows):
+        last = min(whole, first + rows)
+        yield np.stack([tokens[row * length : (row + 1) * length + 1] for row in range(first, last)])
+    if len(tokens) - 1 > whole * length:
+        yield tokens[None, whole * length :]
