@@ -49,9 +49,9 @@ class BucketSettings(Section):
     by: tuple[Literal["domain", "language", "source"], ...] = ("domain",)
     quantiles: tuple[float, float] = (1 / 3, 2 / 3)
     measure: Literal["nats_per_token", "nats_per_byte"] = "nats_per_token"
-    sample: int = Field(100_000, ge=1)
+    sample: int = Field(default=100_000, ge=1)
     seed: int = 0
-    drop_above_quantile: float | None = Field(None, gt=0, lt=1)
+    drop_above_quantile: float | None = Field(default=None, gt=0, lt=1)
 
     @field_validator("quantiles")
     @classmethod
@@ -109,13 +109,14 @@ def fit_buckets(score_files: Sequence[Path], settings: BucketSettings) -> Cutoff
     Raises:
         DataError: the files are not scores, or were made under different policies.
     """
+    policy = policy_in(score_files)
     scores = pl.concat([_read_scores(file, settings.measure, settings.by) for file in score_files])
     groups = [
         _fit_group(dict(zip(settings.by, map(str, key), strict=True)), group, settings)
         for key, group in sorted(scores.group_by(list(settings.by), maintain_order=True), key=lambda pair: pair[0])
     ]
     return Cutoffs(
-        policy=policy_in(score_files), measure=settings.measure, by=settings.by, quantiles=settings.quantiles,
+        policy=policy, measure=settings.measure, by=settings.by, quantiles=settings.quantiles,
         groups=tuple(groups),
     )  # fmt: skip
 

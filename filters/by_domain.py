@@ -31,7 +31,9 @@ def settings_for(domain: str | None, settings: AnySettings | Mapping[str, AnySet
             return found
     if REST in settings:
         return settings[REST]
-    raise RecipeError(f"no settings for domain {domain!r}: add it or {REST!r}; there are: {', '.join(sorted(settings))}")
+    raise RecipeError(
+        f"no settings for domain {domain!r}: add it or {REST!r}; there are: {', '.join(sorted(settings))}"
+    )
 
 
 def distinct(settings: AnySettings | Mapping[str, AnySettings]) -> list[AnySettings]:

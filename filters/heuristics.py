@@ -1,8 +1,8 @@
 """The heuristic filter: Gopher, C4, FineWeb and code rules over a stream of documents.
 
-The one choice that matters: all statistics of a batch come from one compiled pass, and every rule's value is stored as an
-attribute `<group>.<rule>`, for kept and dropped documents alike, so that thresholds can be cut again without reading
-the text. A filter decides on documents; C4's editing (leaving out lines) happens only where `clean_lines` asks for it.
+The one choice that matters: all statistics of a batch come from one compiled pass, and every rule's value is stored
+as an attribute `<group>.<rule>`, for kept and dropped documents alike, so that thresholds can be cut again without
+reading the text. A filter decides on documents; C4's editing (leaving out lines) happens only where `clean_lines` asks.
 Source: `rules.py` and `text_stats.py`.
 """
 

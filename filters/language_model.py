@@ -2,7 +2,7 @@
 
 The one choice that matters: only the data of py3langid are used (a model bundled with the package: nothing is
 downloaded); the automaton's walk and the scores run in a compiled kernel over the Arrow buffers, which gives the same
-labels and probabilities, some forty times faster. Source: py3langid 0.4, a fork of langid.py (Lui and Baldwin, 2012).
+labels and probabilities, several times faster. Source: py3langid 0.4, a fork of langid.py (Lui and Baldwin, 2012).
 """
 
 import functools
@@ -11,7 +11,8 @@ from typing import NamedTuple
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-from numba import njit
+
+from filters.compiled import kernel
 
 from filters.text_stats import buffers_of
 
@@ -20,18 +21,18 @@ HEAD_CHARS = 2048
 UNDETERMINED = "und"
 # py3langid labels with ISO 639-1 where there is one. Where the model tells siblings apart (`zh` beside `yue` and `wuu`,
 # `no` beside `nn`) the label means the individual language; other macrolanguages keep their own code.
-ISO_639_3 = dict(
-    pair.split(":") for pair in (
-        "af:afr am:amh an:arg ar:ara as:asm az:aze ba:bak be:bel bg:bul bn:ben br:bre bs:bos ca:cat cs:ces cy:cym da:dan"
-        " de:deu dz:dzo el:ell en:eng eo:epo es:spa et:est eu:eus fa:pes fi:fin fo:fao fr:fra fy:fry ga:gle gd:gla gl:glg"
-        " gu:guj ha:hau he:heb hi:hin hr:hrv ht:hat hu:hun hy:hye id:ind ig:ibo is:isl it:ita ja:jpn jv:jav ka:kat kk:kaz"
-        " km:khm kn:kan ko:kor ku:kur ky:kir la:lat lb:ltz lg:lug ln:lin lo:lao lt:lit lv:lvs mg:mlg mk:mkd ml:mal mn:mon"
-        " mr:mar ms:zsm mt:mlt my:mya ne:nep nl:nld nn:nno no:nob oc:oci om:orm or:ori pa:pan pl:pol ps:pus pt:por qu:que"
-        " ro:ron ru:rus rw:kin sa:san se:sme si:sin sk:slk sl:slv sn:sna so:som sq:sqi sr:srp st:sot sv:swe sw:swh ta:tam"
-        " te:tel tg:tgk th:tha tk:tuk tl:tgl tr:tur tt:tat ug:uig uk:ukr ur:urd uz:uzb vi:vie vo:vol wa:wln xh:xho yo:yor"
-        " zh:cmn zu:zul"
-    ).split()
-)  # fmt: skip
+_LABELS = """
+af:afr am:amh an:arg ar:ara as:asm az:aze ba:bak be:bel bg:bul bn:ben br:bre bs:bos ca:cat cs:ces cy:cym da:dan
+de:deu dz:dzo el:ell en:eng eo:epo es:spa et:est eu:eus fa:pes fi:fin fo:fao fr:fra fy:fry ga:gle gd:gla gl:glg
+gu:guj ha:hau he:heb hi:hin hr:hrv ht:hat hu:hun hy:hye id:ind ig:ibo is:isl it:ita ja:jpn jv:jav ka:kat kk:kaz
+km:khm kn:kan ko:kor ku:kur ky:kir la:lat lb:ltz lg:lug ln:lin lo:lao lt:lit lv:lvs mg:mlg mk:mkd ml:mal mn:mon
+mr:mar ms:zsm mt:mlt my:mya ne:nep nl:nld nn:nno no:nob oc:oci om:orm or:ori pa:pan pl:pol ps:pus pt:por qu:que
+ro:ron ru:rus rw:kin sa:san se:sme si:sin sk:slk sl:slv sn:sna so:som sq:sqi sr:srp st:sot sv:swe sw:swh ta:tam
+te:tel tg:tgk th:tha tk:tuk tl:tgl tr:tur tt:tat ug:uig uk:ukr ur:urd uz:uzb vi:vie vo:vol wa:wln xh:xho yo:yor
+zh:cmn zu:zul
+"""
+ISO_639_3 = {pair[:2]: pair[3:] for pair in _LABELS.split()}
+"""ISO 639-1 label -> ISO 639-3 code."""
 MACROLANGUAGES = {
     "zho": ("cmn", "yue", "wuu"), "nor": ("nob", "nno"), "fas": ("pes",), "swa": ("swh",), "msa": ("zsm", "ind"),
     "lav": ("lvs", "ltg"), "ara": ("ara", "ary", "arz"), "kur": ("kur", "sdh"), "uzb": ("uzb", "uzs"),
@@ -70,7 +71,7 @@ def load_model() -> tuple[Model, tuple[str, ...]]:
     from py3langid.langid import MODEL_FILE, LanguageIdentifier
 
     source = LanguageIdentifier.from_model_file(MODEL_FILE, norm_probs=True)
-    classes = list(source.nb_classes)
+    classes = [str(label) for label in source.nb_classes]
     model = Model(
         moves=np.frombuffer(source.tk_nextmove, np.dtype(f"u{source.tk_nextmove.itemsize}")).astype(np.uint32),
         row_S=np.asarray(source.tk_row, np.int64) << 8,
@@ -110,7 +111,7 @@ def identify(texts: pa.Array | pa.ChunkedArray) -> tuple[pa.Array, np.ndarray]:
     return pc.fill_null(labels, UNDETERMINED), confidence_N
 
 
-@njit(cache=True, nogil=True)
+@kernel
 def _classify(data, offsets, model, best_N, confidence_N):
     seen = np.zeros(len(model.weights_FC), np.int32)
     features = np.empty(len(model.weights_FC), np.int32)
@@ -138,7 +139,7 @@ def _classify(data, offsets, model, best_N, confidence_N):
         best_N[n], confidence_N[n] = _normalise(scores, model.merged_C, offsets[n + 1] - offsets[n])
 
 
-@njit(cache=True, nogil=True)
+@kernel
 def _normalise(scores, merged_C, size_bytes):
     """Softmax at temperature sqrt(bytes), aliases added to their class; (best class, its probability)."""
     temperature = np.sqrt(size_bytes)

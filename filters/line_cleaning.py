@@ -6,7 +6,8 @@ column is edited without a Python string. Source: C4's reference code; `line_sta
 
 import numpy as np
 import pyarrow as pa
-from numba import njit
+
+from filters.compiled import kernel
 
 from filters.line_stats import c4_line
 from filters.ngram_stats import NEWLINE, next_line, strip_span
@@ -33,7 +34,7 @@ def kept_lines(texts: pa.Array, words: Lexicon, need_terminal: bool) -> pa.Array
     return pa.Array.from_buffers(pa.large_string(), len(offsets) - 1, buffers).cast(pa.string())
 
 
-@njit(cache=True, nogil=True)
+@kernel
 def _encode(c, out, at):
     """Write one code point as UTF-8; returns the position after it."""
     if c < 0x80:
@@ -50,7 +51,7 @@ def _encode(c, out, at):
     return at + 4
 
 
-@njit(cache=True, nogil=True)
+@kernel
 def _clean(data, offsets, words: Lexicon, memory: Scratch, need_terminal, out, new_offsets):
     cps, cls, at = memory.cps, memory.cls, 0
     for row in range(len(offsets) - 1):

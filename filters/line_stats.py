@@ -6,7 +6,8 @@ Source: Gopher (arXiv:2112.11446), C4 (JMLR 21/20-074 and its reference code), F
 """
 
 import numpy as np
-from numba import njit
+
+from filters.compiled import kernel
 
 from filters.characters import SPACE, TERMINAL
 from filters.ngram_stats import NEWLINE, next_line, strip_span
@@ -31,7 +32,7 @@ def phrase_table() -> tuple[np.ndarray, np.ndarray]:
     return table, np.array([len(phrase) for phrase in phrases])
 
 
-@njit(cache=True, nogil=True)
+@kernel
 def _find_phrases(cps, a, b, phrases, lengths):
     """Bit mask of the phrases that occur in cps[a:b], ASCII case ignored."""
     found = 0
@@ -56,14 +57,14 @@ def _find_phrases(cps, a, b, phrases, lengths):
     return found
 
 
-@njit(cache=True, nogil=True)
+@kernel
 def _ends_with_ellipsis(cps, a, b):
     if b > a and cps[b - 1] == ELLIPSIS:
         return True
     return b - a >= 3 and cps[b - 1] == DOT and cps[b - 2] == DOT and cps[b - 3] == DOT
 
 
-@njit(cache=True, nogil=True)
+@kernel
 def gopher_lines(cps, cls, n):
     """(lines, lines that begin with a bullet, lines that end in an ellipsis)."""
     lines, bullets, ellipses, a = 0, 0, 0, 0
@@ -77,7 +78,7 @@ def gopher_lines(cps, cls, n):
     return lines, bullets, ellipses
 
 
-@njit(cache=True, nogil=True)
+@kernel
 def line_lengths(cps, cls, n):
     """Of the lines between newlines.
 
@@ -101,7 +102,7 @@ def line_lengths(cps, cls, n):
     return lines, punctuated, short, longest, total, newlines
 
 
-@njit(cache=True, nogil=True)
+@kernel
 def _line_words(cls, a, b):
     """(words by spaces, longest word in characters)."""
     words, longest, run = 0, 0, 0
@@ -115,7 +116,7 @@ def _line_words(cls, a, b):
     return words, longest
 
 
-@njit(cache=True, nogil=True)
+@kernel
 def citation_length(cps, i, b):
     """Length of `[12]`, `[]`, `[edit]` or `[citation needed]` at i, else 0."""
     j = i + 1
@@ -130,7 +131,7 @@ def citation_length(cps, i, b):
     return 0
 
 
-@njit(cache=True, nogil=True)
+@kernel
 def _terminal(cps, a, b):
     """Whether C4 takes a line to be ended: . ? ! " ' and no ellipsis; citations at its end are looked past."""
     while b > a and cps[b - 1] == CLOSE:
@@ -146,7 +147,7 @@ def _terminal(cps, a, b):
     return c == 46 or c == 63 or c == 33 or c == 34 or c == 39
 
 
-@njit(cache=True, nogil=True)
+@kernel
 def c4_line(cps, cls, a, b, need_terminal, phrases, lengths):
     """What C4 does with the line [a, b): 0 keeps it, 1 leaves it out, 2 lorem ipsum, 3 a curly bracket."""
     words, longest = _line_words(cls, a, b)
@@ -163,7 +164,7 @@ def c4_line(cps, cls, a, b, need_terminal, phrases, lengths):
     return 1 if found else 0
 
 
-@njit(cache=True, nogil=True)
+@kernel
 def c4_document(cps, cls, n, starts, words, marks, need_terminal, phrases, lengths):
     """(sentences in lines that C4 keeps, lines with lorem ipsum, lines with a curly bracket, lines left out)."""
     sentences, lorem, curly, left_out, a, w = 0, 0, 0, 0, 0, 0
@@ -190,7 +191,7 @@ def c4_document(cps, cls, n, starts, words, marks, need_terminal, phrases, lengt
     return sentences, lorem, curly, left_out
 
 
-@njit(cache=True, nogil=True)
+@kernel
 def third_longest_line(cps, n):
     """Characters of the third longest line between newlines; 0 with fewer than three."""
     best = np.zeros(3, np.int64)

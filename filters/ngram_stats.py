@@ -1,14 +1,16 @@
 """Compiled repetition statistics: duplicate lines and paragraphs, top n-grams, duplicate n-grams.
 
-The one choice that matters: everything is compared by 64-bit hash in one open-addressing table, reused for all counts of
-a document (an n-gram's hash is a polynomial of its words' hashes, rolled along the text), so that no string is built.
-Source: Gopher (arXiv:2112.11446, table A1); among n-grams of equal count the longest is the top one, as in DCLM.
+The one choice that matters: everything is compared by 64-bit hash in one open-addressing table, reused for all counts
+of a document (an n-gram's hash is a polynomial of its words' hashes, rolled along the text): no string is built.
+Source: Gopher (arXiv:2112.11446, table A1); among n-grams of equal count the first seen is the top one, as in
+datatrove, whose words and denominators (characters of the whole text) these are.
 
-Legend: `keys` uint64 and `counts` int32 are the table (a power of two, count 0 is free); other names as in `word_split`.
+Legend: `keys` uint64 and `counts` int32 are the table (a power of two, count 0 is free); the rest as in `word_split`.
 """
 
 import numpy as np
-from numba import njit
+
+from filters.compiled import kernel
 
 from filters.characters import LINE_BREAK, SPACE
 from filters.word_split import hash_span
@@ -17,7 +19,7 @@ NEWLINE = 10
 BASE = np.uint64(0x9E3779B97F4A7C15)  # odd: multiplication by it loses no bit
 
 
-@njit(cache=True, nogil=True)
+@kernel
 def _table_size(entries):
     size = 16
     while size < 2 * entries:
@@ -25,18 +27,25 @@ def _table_size(entries):
     return size
 
 
-@njit(cache=True, nogil=True)
-def _count(keys, counts, mask, key):
-    """Add one to a key's count; returns the count before."""
+@kernel
+def _slot(keys, counts, mask, key):
+    """Where a key lies in the table, or the free place for it."""
     slot = np.int64((key ^ (key >> np.uint64(32))) & np.uint64(mask))
     while counts[slot] and keys[slot] != key:
         slot = (slot + 1) & mask
+    return slot
+
+
+@kernel
+def _count(keys, counts, mask, key):
+    """Add one to a key's count; returns the count before."""
+    slot = _slot(keys, counts, mask, key)
     keys[slot] = key
     counts[slot] += 1
     return counts[slot] - 1
 
 
-@njit(cache=True, nogil=True)
+@kernel
 def duplicate_lines(cps, n, breaks, skip_blank, cls, keys, counts):
     """Duplicates among the pieces of cps[:n] between runs of at least `breaks` newlines.
 
@@ -83,7 +92,7 @@ def duplicate_lines(cps, n, breaks, skip_blank, cls, keys, counts):
     return total, duplicates, chars
 
 
-@njit(cache=True, nogil=True)
+@kernel
 def strip_span(cls, a, b):
     """Bounds of cps[a:b] without spaces around it."""
     while a < b and cls[a] & SPACE:
@@ -93,9 +102,12 @@ def strip_span(cls, a, b):
     return a, b
 
 
-@njit(cache=True, nogil=True)
-def top_ngram_chars(hashes, lengths, words, size, keys, counts):
-    """Characters of the most frequent n-gram (words joined by one space) times its count; 0 with fewer than n words."""
+@kernel
+def top_ngram_chars(hashes, lengths, words, size, keys, counts, firsts):
+    """Characters of the most frequent n-gram (words joined by one space) times its count; 0 with fewer than n words.
+
+    `firsts` int32 (table,) takes the place of each n-gram's first occurrence, which decides ties.
+    """
     if words < size:
         return 0
     mask = _table_size(words) - 1
@@ -103,7 +115,7 @@ def top_ngram_chars(hashes, lengths, words, size, keys, counts):
     lead = np.uint64(1)
     for _ in range(size - 1):
         lead *= BASE
-    key, length, best, best_chars = np.uint64(0), size - 1, 0, 0
+    key, length, best, best_chars, best_first = np.uint64(0), size - 1, 0, 0, 0
     for i in range(words):
         if i >= size:
             key -= hashes[i - size] * lead
@@ -111,13 +123,16 @@ def top_ngram_chars(hashes, lengths, words, size, keys, counts):
         key = key * BASE + hashes[i]
         length += lengths[i]
         if i + 1 >= size:
-            seen = _count(keys, counts, mask, key) + 1
-            if seen > best or (seen == best and length > best_chars):
-                best, best_chars = seen, length
+            slot = _slot(keys, counts, mask, key)
+            if counts[slot] == 0:
+                keys[slot], firsts[slot] = key, i
+            counts[slot] += 1
+            if counts[slot] > best or (counts[slot] == best and firsts[slot] < best_first):
+                best, best_chars, best_first = counts[slot], length, firsts[slot]
     return best * best_chars
 
 
-@njit(cache=True, nogil=True)
+@kernel
 def duplicate_ngram_chars(hashes, lengths, words, size, keys, counts):
     """Characters of words inside n-grams seen before, each word counted once (after a hit the scan jumps past it)."""
     mask = _table_size(words) - 1
@@ -140,7 +155,7 @@ def duplicate_ngram_chars(hashes, lengths, words, size, keys, counts):
     return chars
 
 
-@njit(cache=True, nogil=True)
+@kernel
 def next_line(cls, cps, a, n):
     """End of the line that begins at a, and where the next one begins, as str.splitlines does."""
     i = a

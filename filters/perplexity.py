@@ -59,12 +59,12 @@ class PerplexitySettings(Section):
         device: where the model runs.
     """
 
-    max_tokens: int = Field(4096, ge=2)
+    max_tokens: int = Field(default=4096, ge=2)
     long_documents: Literal["first", "disjoint"] = "first"
     prefix: Literal["eos", "bos", "none"] = "eos"
     dtype: Literal["float32", "bfloat16"] = "float32"
-    batch_tokens: int = Field(4096, ge=1)
-    threads: int = Field(1, ge=1)
+    batch_tokens: int = Field(default=2048, ge=1)
+    threads: int = Field(default=1, ge=1)
     device: Literal["cpu", "cuda"] = "cpu"
 
 

@@ -8,6 +8,7 @@ Values outside [low, high] fail; the first failing rule names the reason, in the
 import difflib
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from types import MappingProxyType
 
 import numpy as np
 import pyarrow as pa
@@ -109,33 +110,41 @@ CODE = _group(
 )
 
 
-def _renamed(rules: tuple[Rule, ...], group: str, without: tuple[str, ...] = (), **limits: tuple) -> tuple[Rule, ...]:
-    """A relaxed copy of a group: same rules, other limits, some left out."""
-    kept = [rule for rule in rules if rule.name.split(".")[1] not in without]
+def _relaxed(
+    rules: tuple[Rule, ...], group: str, without: tuple[str, ...] = (), times: float = 1.0,
+    limits: Mapping[str, tuple[float | None, float | None]] = MappingProxyType({}),
+) -> tuple[Rule, ...]:  # fmt: skip
+    """A copy of a group under another name: some rules left out, some limits replaced, upper limits multiplied."""
     changed = []
-    for rule in kept:
+    for rule in rules:
         short = rule.name.split(".")[1]
-        low, high = limits.get(short, (rule.low, rule.high))
-        changed.append(replace(rule, name=f"{group}.{short}", low=low, high=high))
+        high = round(rule.high * times, 4) if rule.high is not None else None
+        low, high = limits.get(short, (rule.low, high))
+        if short not in without:
+            changed.append(replace(rule, name=f"{group}.{short}", low=low, high=high))
     return tuple(changed)
 
 
 # Reference pages are lists of signatures: short lines, many symbols and much repetition are their nature. Own choice:
-# a third of the words may lack letters, one stop word is enough, repetition limits are half as strict again.
+# half of the words may lack letters, one stop word is enough, limits of repetition are half as high again.
 REFERENCE = (
-    *_renamed(
-        GOPHER_REPETITION, "reference",
-        **{r.name.split(".")[1]: (r.low, round((r.high or 0) * 1.5, 3)) for r in GOPHER_REPETITION[1:]},
+    *_relaxed(GOPHER_REPETITION, "reference", times=1.5),
+    *_relaxed(
+        GOPHER_QUALITY,
+        "reference",
+        without=("bullet_lines", "ellipses", "ellipsis_lines"),
+        limits={
+            "word_count": (30, 200_000),
+            "word_length": (2, 15),
+            "alpha_words": (0.5, None),
+            "stop_words": (1, None),
+        },
     ),
-    *_renamed(
-        GOPHER_QUALITY, "reference", without=("bullet_lines", "ellipses", "ellipsis_lines"),
-        word_count=(30, 200_000), word_length=(2, 15), alpha_words=(0.5, None), stop_words=(1, None),
-    ),
-)  # fmt: skip
+)
 # Chinese: words are characters, so that a word is one long and ten of them are about six English words. Own choice:
-# repetition of characters is looked at from 8-grams on; two thirds of the page must be Han or Kana.
+# repetition of characters is looked at from 8-grams on; half of the page must be Han or Kana.
 WEB_ZH = (
-    *_renamed(GOPHER_REPETITION, "web_zh", without=("dup_5_gram", "dup_6_gram", "dup_7_gram")),
+    *_relaxed(GOPHER_REPETITION, "web_zh", without=("dup_5_gram", "dup_6_gram", "dup_7_gram")),
     *_group(
         "web_zh",
         ("word_count", "words", 50, 100_000),
@@ -151,7 +160,7 @@ WEB_ZH = (
         ("newlines", "newlines", None, 0.3),
     ),
 )
-PROSE = (*GOPHER_REPETITION, *_renamed(GOPHER_QUALITY, "gopher_quality", word_count=(50, None)))
+PROSE = (*GOPHER_REPETITION, *_relaxed(GOPHER_QUALITY, "gopher_quality", limits={"word_count": (50, None)}))
 
 RULE_SETS: Mapping[str, tuple[Rule, ...]] = {
     "none": (),

@@ -14,7 +14,8 @@ from typing import NamedTuple
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-from numba import njit
+
+from filters.compiled import kernel
 
 from filters import ngram_stats as ng
 from filters.characters import ALPHA, CJK, DIGIT, MARK, PUNCTUATION, TABLE_SIZE, TERMINAL, character_table
@@ -41,7 +42,7 @@ STATS = (
 """Names of the columns that `text_stats` returns; `rules.py` says what each is compared with."""
 STOP_WORDS = ("the", "be", "to", "of", "and", "that", "have", "with")  # Gopher, section A1.1
 MAX_BYTES = 4 << 20
-"""Statistics of a longer text are those of its first 4 MiB: memory stays bounded, and Gopher drops such texts anyway."""
+"""A longer text is measured by its first 4 MiB: memory stays bounded, and Gopher drops such texts anyway."""
 (
     CHARS, LINES, WORDS, WORD_LENGTH, HASHES, ELLIPSES, BULLETS, ELLIPSIS_LINES, ALPHA_WORDS, STOPS, PARA_FRAC,
     PARA_CHARS, LINE_FRAC, LINE_CHARS, TOP_2, _TOP_3, _TOP_4, DUP_5, _DUP_6, _DUP_7, _DUP_8, _DUP_9, _DUP_10,
@@ -73,12 +74,13 @@ class Scratch(NamedTuple):
     marks: np.ndarray
     keys: np.ndarray
     counts: np.ndarray
+    firsts: np.ndarray
 
 
 def lexicon() -> Lexicon:
     """Build the lookup arrays (a tenth of a second; keep the result)."""
-    return Lexicon(character_table(), hashes_of(ABBREVIATIONS), hashes_of(UNITS), hashes_of(list(STOP_WORDS)),
-                   *phrase_table())  # fmt: skip
+    hashes = (hashes_of(ABBREVIATIONS), hashes_of(UNITS), hashes_of(list(STOP_WORDS)))
+    return Lexicon(character_table(), *hashes, *phrase_table())
 
 
 def scratch(longest_bytes: int) -> Scratch:
@@ -87,7 +89,9 @@ def scratch(longest_bytes: int) -> Scratch:
     while table < 2 * size:
         table *= 2
     kinds = (np.uint32, np.uint16, np.int32, np.int32, np.uint64, np.int64, np.uint8)
-    return Scratch(*(np.empty(size, kind) for kind in kinds), np.empty(table, np.uint64), np.zeros(table, np.int32))
+    arrays = [np.empty(size, kind) for kind in kinds]
+    counts, firsts = np.zeros(table, np.int32), np.empty(table, np.int32)
+    return Scratch(*arrays, keys=np.empty(table, np.uint64), counts=counts, firsts=firsts)
 
 
 def buffers_of(texts: pa.Array | pa.ChunkedArray) -> tuple[np.ndarray, np.ndarray]:
@@ -101,10 +105,11 @@ def buffers_of(texts: pa.Array | pa.ChunkedArray) -> tuple[np.ndarray, np.ndarra
     if texts.null_count:
         texts = pc.fill_null(texts, "")
     texts = texts.cast(pa.large_string())
-    _, offsets, data = texts.buffers()
-    offsets = np.frombuffer(offsets, np.int64)[texts.offset : texts.offset + len(texts) + 1] if len(texts) else [0]
-    empty = data is None or not data.size
-    return np.zeros(1, np.uint8) if empty else np.frombuffer(data, np.uint8), np.ascontiguousarray(offsets)
+    if not len(texts):
+        return np.zeros(1, np.uint8), np.zeros(1, np.int64)
+    _, bounds, data = texts.buffers()
+    offsets = np.frombuffer(bounds, np.int64)[texts.offset : texts.offset + len(texts) + 1]  # type: ignore[arg-type]
+    return np.frombuffer(data, np.uint8) if data is not None and data.size else np.zeros(1, np.uint8), offsets
 
 
 def text_stats(texts: pa.Array | pa.ChunkedArray, words: Lexicon | None = None) -> Mapping[str, np.ndarray]:
@@ -126,7 +131,7 @@ def text_stats(texts: pa.Array | pa.ChunkedArray, words: Lexicon | None = None) 
     return {name: values[:, column] for column, name in enumerate(STATS)}
 
 
-@njit(cache=True, nogil=True)
+@kernel
 def decode(data, a, b, table, cps, cls):
     """UTF-8 bytes [a, b) to code points and flags; returns how many. A sequence cut by b is left out."""
     n = 0
@@ -151,7 +156,7 @@ def decode(data, a, b, table, cps, cls):
     return n
 
 
-@njit(cache=True, nogil=True)
+@kernel
 def _measure(data, offsets, values, words, memory):
     for row in range(len(offsets) - 1):
         a = offsets[row]
@@ -165,7 +170,7 @@ def _measure(data, offsets, values, words, memory):
         _character_stats(out, n, memory)
 
 
-@njit(cache=True, nogil=True)
+@kernel
 def _word_stats(out, n, count, words, memory):
     cps, cls = memory.cps, memory.cls
     proper, letters, alpha, stops = 0, 0, 0, 0
@@ -204,7 +209,7 @@ def _word_stats(out, n, count, words, memory):
     out[HASHES], out[ELLIPSES], out[ALPHA_WORDS], out[STOPS] = hashes / total, ellipses / total, alpha / total, distinct
 
 
-@njit(cache=True, nogil=True)
+@kernel
 def _line_stats(out, n, count, words, memory):
     cps, cls = memory.cps, memory.cls
     lines, bullets, ellipses = gopher_lines(cps, cls, n)
@@ -223,7 +228,7 @@ def _line_stats(out, n, count, words, memory):
     out[THIRD_LINE] = third_longest_line(cps, n)
 
 
-@njit(cache=True, nogil=True)
+@kernel
 def _repetition_stats(out, n, count, memory):
     cps, cls, keys, counts = memory.cps, memory.cls, memory.keys, memory.counts
     chars = max(n, 1)
@@ -233,12 +238,13 @@ def _repetition_stats(out, n, count, memory):
     total, duplicates, repeated = ng.duplicate_lines(cps, n, 1, False, cls, keys, counts)
     out[LINE_FRAC], out[LINE_CHARS] = duplicates / max(total, 1), repeated / chars
     for k in range(3):
-        out[TOP_2 + k] = ng.top_ngram_chars(memory.hashes, memory.lengths, count, 2 + k, keys, counts) / chars
+        top = ng.top_ngram_chars(memory.hashes, memory.lengths, count, 2 + k, keys, counts, memory.firsts)
+        out[TOP_2 + k] = top / chars
     for k in range(6):
         out[DUP_5 + k] = ng.duplicate_ngram_chars(memory.hashes, memory.lengths, count, 5 + k, keys, counts) / chars
 
 
-@njit(cache=True, nogil=True)
+@kernel
 def _character_stats(out, n, memory):
     alphanumeric, han, visible = 0, 0, 0
     for i in range(n):

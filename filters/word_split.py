@@ -1,15 +1,16 @@
 """Compiled word splitting: code points to words, one pass.
 
-The one choice that matters: words are those of spaCy's English rules (quotes, brackets and final dots split off, `don't`
-is `do` + `n't`, hyphenated words are three words, URLs are one), because Gopher's and FineWeb's thresholds were tuned on
-such words, and each Han or Kana character is a word. Rare special cases (emoticons, `gonna`) are left out: decisions
-agree with datatrove's blocks on more than 99 % of documents (tests/bench/test_filters_bench.py measures it).
+The one choice that matters: words are those of spaCy's English rules (quotes, brackets and final dots split off,
+`don't` is `do` + `n't`, a hyphenated word is three words, a URL is one), because Gopher's and FineWeb's thresholds were
+tuned on such words, and each Han or Kana character is a word. Rare special cases (emoticons, `gonna`) are left out:
+decisions agree with datatrove's on more than 99 % of documents (tests/bench/test_filters_bench.py measures it).
 
 Legend: `cps` uint32 code points of one document, `cls` uint16 their flags (`characters.py`), `starts`/`ends` int32.
 """
 
 import numpy as np
-from numba import njit
+
+from filters.compiled import kernel
 
 from filters.characters import (
     AFFIX,
@@ -28,6 +29,7 @@ from filters.characters import (
 
 DOT, APOSTROPHE, CURLY_APOSTROPHE, PLUS, PERCENT, EQUALS, SECTION = 46, 39, 0x2019, 43, 37, 61, 0xA7
 COLON, SLASH, AT, QUESTION, HASH, HYPHEN_MINUS, UNDERSCORE = 58, 47, 64, 63, 35, 45, 95
+ASTERISK, CARET, LESS, GREATER, COMMA, ELLIPSIS = 42, 94, 60, 62, 44, 0x2026
 ABBREVIATIONS = (
     "Mr. Mrs. Ms. Dr. Prof. St. Mt. Jr. Inc. Ltd. Co. co. Corp. Bros. Gen. Gov. Rep. Rev. Sen. Adm. Messrs. Mo. Md. vs."
     " a.m. p.m. e.g. E.g. i.e. I.e. v.s. Ph.D. Jan. Feb. Mar. Apr. Jun. Jul. Aug. Sep. Sept. Oct. Nov. Dec. Ala. Ariz."
@@ -35,7 +37,43 @@ ABBREVIATIONS = (
     " Tenn. Va. Wash. Wis. " + " ".join(f"{letter}." for letter in "abcdefghijklmnopqrstuvwxyz")
 ).split()
 """Words that keep their dot; a dot that stays does not end a sentence."""
-UNITS = ["km", "m", "dm", "cm", "mm", "ha", "nm", "yd", "in", "ft", "kg", "g", "mg", "t", "lb", "oz", "kmh", "mph", "hPa", "Pa", "mbar", "mb", "MB", "kb", "KB", "gb", "GB", "tb", "TB", "T", "G", "M", "K", "am", "pm"]
+UNITS = [
+    "km",
+    "m",
+    "dm",
+    "cm",
+    "mm",
+    "ha",
+    "nm",
+    "yd",
+    "in",
+    "ft",
+    "kg",
+    "g",
+    "mg",
+    "t",
+    "lb",
+    "oz",
+    "kmh",
+    "mph",
+    "hPa",
+    "Pa",
+    "mbar",
+    "mb",
+    "MB",
+    "kb",
+    "KB",
+    "gb",
+    "GB",
+    "tb",
+    "TB",
+    "T",
+    "G",
+    "M",
+    "K",
+    "am",
+    "pm",
+]
 """Split off after a digit: `10km` is two words."""
 
 
@@ -45,8 +83,9 @@ def hashes_of(words: list[str]) -> np.ndarray:
     return np.array(sorted(int(value) for value in values), np.uint64)
 
 
-@njit(cache=True, nogil=True)
-def hash_span(cps, a, b):  # FNV-1a over code points, then murmur's finalizer: well mixed 64 bits
+@kernel
+def hash_span(cps, a, b):
+    """64-bit hash of cps[a:b]: FNV-1a over code points, then a finalizer of murmur's kind."""
     h = np.uint64(0xCBF29CE484222325)
     for i in range(a, b):
         h = (h ^ np.uint64(cps[i])) * np.uint64(0x100000001B3)
@@ -55,13 +94,14 @@ def hash_span(cps, a, b):  # FNV-1a over code points, then murmur's finalizer: w
     return h ^ (h >> np.uint64(29))
 
 
-@njit(cache=True, nogil=True)
+@kernel
 def contains(sorted_hashes, value):
+    """Whether a sorted array holds a value."""
     i = np.searchsorted(sorted_hashes, value)
     return i < len(sorted_hashes) and sorted_hashes[i] == value
 
 
-@njit(cache=True, nogil=True)
+@kernel
 def _dots(cps, a, b):
     n = 0
     while a + n < b and cps[a + n] == DOT:
@@ -69,10 +109,10 @@ def _dots(cps, a, b):
     return n
 
 
-@njit(cache=True, nogil=True)
+@kernel
 def _prefix(cps, cls, a, b):
     c = cps[a]
-    if cls[a] & (AFFIX | CURRENCY) or c == PERCENT or c == EQUALS or c == SECTION:
+    if cls[a] & (AFFIX | CURRENCY) or c in (PERCENT, EQUALS, SECTION):
         return 1
     if c == PLUS:
         return 0 if a + 1 < b and cls[a + 1] & DIGIT else 1
@@ -82,7 +122,7 @@ def _prefix(cps, cls, a, b):
     return 0
 
 
-@njit(cache=True, nogil=True)
+@kernel
 def _suffix(cps, cls, a, b, units):
     if a >= b:
         return 0
@@ -101,7 +141,7 @@ def _suffix(cps, cls, a, b, units):
         return 1 if cls[before] & BEFORE_DOT or doubled else 0
     if (last == 115 or last == 83) and (cps[before] == APOSTROPHE or cps[before] == CURLY_APOSTROPHE):
         return 2
-    if cls[before] & DIGIT and (cls[b - 1] & CURRENCY or last == PLUS or last == PERCENT):
+    if cls[before] & DIGIT and (cls[b - 1] & CURRENCY or last in (PLUS, PERCENT)):
         return 1
     n = 0
     while n < 5 and b - n - 1 >= a and cls[b - n - 1] & ALPHA:
@@ -111,7 +151,7 @@ def _suffix(cps, cls, a, b, units):
     return 0
 
 
-@njit(cache=True, nogil=True)
+@kernel
 def _contraction(cps, cls, a, b):
     """Length of `n't`, `'ll`, `'ve`, `'re`, `'d`, `'m` at the end of a word, else 0."""
     for back in (2, 3):
@@ -128,7 +168,7 @@ def _contraction(cps, cls, a, b):
     return 0
 
 
-@njit(cache=True, nogil=True)
+@kernel
 def _is_url(cps, cls, a, b):
     """Whether a chunk reads [scheme://][user@]host.tld[:port][/path]: such a chunk is one word."""
     host = a
@@ -152,13 +192,13 @@ def _is_url(cps, cls, a, b):
         end += 1
     if dot < 0 or end - dot < 3:
         return False
+    lower = LOWER
     for i in range(dot + 1, end):
-        if not cls[i] & LOWER:
-            return False
-    return True
+        lower &= cls[i]
+    return lower != 0
 
 
-@njit(cache=True, nogil=True)
+@kernel
 def _infix(cps, cls, a, i, b):
     """Length of the separator at i inside the word [a, b), else 0."""
     c = cps[i]
@@ -166,14 +206,14 @@ def _infix(cps, cls, a, i, b):
         n = _dots(cps, i, b)
         if n >= 2:
             return n
-    if c == 0x2026 or cls[i] & ICON:
+    if c == ELLIPSIS or cls[i] & ICON:
         return 1
     if i == a or i + 1 >= b:
         return 0
     left, right = cls[i - 1], cls[i + 1]
     if c == DOT:
         return 1 if left & (LOWER | QUOTE) and right & (UPPER | QUOTE) else 0
-    if c == 44:
+    if c == COMMA:
         return 1 if left & ALPHA and right & ALPHA else 0
     if cls[i] & HYPHEN and left & (ALPHA | DIGIT):
         n = 1
@@ -181,14 +221,14 @@ def _infix(cps, cls, a, i, b):
             n += 1
         if i + n < b and cls[i + n] & ALPHA:
             return n
-    if (c == PLUS or c == HYPHEN_MINUS or c == 42 or c == 94) and left & DIGIT:
+    if c in (PLUS, HYPHEN_MINUS, ASTERISK, CARET) and left & DIGIT:
         return 1 if right & DIGIT or cps[i + 1] == HYPHEN_MINUS else 0
-    if (c == COLON or c == SLASH or c == EQUALS or c == 60 or c == 62) and left & (ALPHA | DIGIT) and right & ALPHA:
+    if c in (COLON, SLASH, EQUALS, LESS, GREATER) and left & (ALPHA | DIGIT) and right & ALPHA:
         return 1
     return 0
 
 
-@njit(cache=True, nogil=True)
+@kernel
 def _put(starts, ends, w, a, b):
     if b > a:
         starts[w] = a
@@ -197,7 +237,7 @@ def _put(starts, ends, w, a, b):
     return w
 
 
-@njit(cache=True, nogil=True)
+@kernel
 def _core(cps, cls, a, b, starts, ends, w):
     """A chunk without its affixes."""
     n = _contraction(cps, cls, a, b)
@@ -224,12 +264,12 @@ def _core(cps, cls, a, b, starts, ends, w):
     return _put(starts, ends, w, begin, b)
 
 
-@njit(cache=True, nogil=True)
+@kernel
 def _keeps_dot(cps, a, b, abbreviations):
     return 2 <= b - a <= 7 and cps[b - 1] == DOT and contains(abbreviations, hash_span(cps, a, b))
 
 
-@njit(cache=True, nogil=True)
+@kernel
 def _chunk(cps, cls, a, b, starts, ends, w, abbreviations, units):
     """A run without spaces and CJK characters: peel affixes, then split the core."""
     tail = b  # words of the tail are emitted last; their lengths are found again by peeling from the right
@@ -259,7 +299,7 @@ def _chunk(cps, cls, a, b, starts, ends, w, abbreviations, units):
     return w
 
 
-@njit(cache=True, nogil=True)
+@kernel
 def split_words(cps, cls, n, starts, ends, abbreviations, units):
     """Split n code points into words; returns how many. `starts` and `ends` hold at least n entries."""
     w, i = 0, 0

@@ -103,9 +103,14 @@ class RunRecipe(Section):
     @model_validator(mode="after")
     def _names_exist(self) -> "RunRecipe":
         domains = {source.domain for source in self.sources.values()}
-        for where, names in (("filters", set(self.filters) - {"default"}), ("ablate.targets", set(self.ablate.targets))):
+        for where, names in (
+            ("filters", set(self.filters) - {"default"}),
+            ("ablate.targets", set(self.ablate.targets)),
+        ):
             if unknown := sorted(names - domains):
-                raise ValueError(f"{where} names {unknown[0]!r}, which no source has; domains: {', '.join(sorted(domains))}")
+                raise ValueError(
+                    f"{where} names {unknown[0]!r}, which no source has; domains: {', '.join(sorted(domains))}"
+                )
         if missing := sorted(domains - set(self.filters)) if "default" not in self.filters else []:
             raise ValueError(f"filters has no entry for {missing[0]!r} and no 'default'")
         return self

@@ -131,7 +131,7 @@ def announce(number: int, total: int, step: Step) -> None:
 def _sole_owner(folder: Path) -> Iterator[None]:
     with (folder / ".lock").open("w") as file:
         try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)  # not flock: forked children would inherit it
         except BlockingIOError:
             raise DataError(f"another loam process is running in {folder}; wait for it or stop it") from None
         yield

@@ -53,7 +53,13 @@ def summarise(folder: Path) -> dict[str, Any]:
 def _of_step(manifest: Manifest) -> dict[str, Any]:
     counts = manifest.counts.model_dump(mode="json") if manifest.counts else None
     size = sum(entry.size_bytes for entry in manifest.outputs)
-    return {"id": manifest.id, "counts": counts, "metrics": manifest.metrics, "files": len(manifest.outputs), "bytes": size}
+    return {
+        "id": manifest.id,
+        "counts": counts,
+        "metrics": manifest.metrics,
+        "files": len(manifest.outputs),
+        "bytes": size,
+    }
 
 
 def _timing(folder: Path) -> dict[str, float]:
@@ -64,7 +70,11 @@ def _timing(folder: Path) -> dict[str, float]:
 
 def render(summary: dict[str, Any]) -> str:
     """The summary for people."""
-    lines = [f"run {summary['run']}", "", f"{'step':<16}{'in':>9}{'kept':>9}{'dropped':>9}{'rejected':>9}{'size':>9}{'seconds':>9}"]
+    lines = [
+        f"run {summary['run']}",
+        "",
+        f"{'step':<16}{'in':>9}{'kept':>9}{'dropped':>9}{'rejected':>9}{'size':>9}{'seconds':>9}",
+    ]
     for name, step in summary["steps"].items():
         counts = step["counts"]
         cells = ["", "", "", ""]
@@ -98,7 +108,9 @@ def _results(summary: dict[str, Any]) -> list[str]:
         lines.append(f"proposal against prior: {verdict['verdict']}, difference {verdict['difference']:+.4f} nats/token, "
                      f"95% interval [{low:+.4f}, {high:+.4f}]; trained on the {verdict['chosen']}")  # fmt: skip
     if export := steps.get("export", {}).get("metrics"):
-        lines.append(f"exported model against transformers: max |logit difference| {export['max_abs_logit_difference']:.2e}")
+        lines.append(
+            f"exported model against transformers: max |logit difference| {export['max_abs_logit_difference']:.2e}"
+        )
     if evaluation := steps.get("evaluate", {}).get("metrics"):
         lines.append("evaluation: " + json.dumps(evaluation, ensure_ascii=False))
     return lines

@@ -31,9 +31,7 @@ def train_on(recipe: TrainRecipe, data: Path, mixture: Path | None, tokenizer: P
     shards = load_shards(data / "train" if (data / "train").is_dir() else data)
     if not shards.shards:
         raise DataError(f"no shard (.bin and .idx) in {data}; `loam tokenize` writes them")
-    weights = (
-        Mixture.read(mixture).weights if mixture else {s.name: s.tokens / shards.tokens for s in shards.shards}
-    )
+    weights = Mixture.read(mixture).weights if mixture else {s.name: s.tokens / shards.tokens for s in shards.shards}
     validation = load_shards(data / "validation") if (data / "validation").is_dir() else None
     sized = with_vocabulary(recipe, tokenizer) if tokenizer else recipe
     return train(sized, Blend.of(weights, shards), work, validation)

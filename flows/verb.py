@@ -14,7 +14,9 @@ from pipelines.store import Outcome, parents_from_files, perform
 
 Inputs = Annotated[list[str], typer.Argument(metavar="INPUT...", help="Paths, folders or globs.")]
 Out = Annotated[Path, typer.Option("--out", "-o", help="Folder for the outputs; manifest.json is written last.")]
-Workers = Annotated[int, typer.Option("--workers", "-w", min=0, help="Processes (0: one per core in runs); never changes a byte.")]
+Workers = Annotated[
+    int, typer.Option("--workers", "-w", min=0, help="Processes (0: one per core in runs); never changes a byte.")
+]
 Sets = Annotated[list[str] | None, typer.Option("--set", help="A setting, key.key=value (repeatable).")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print the manifest's numbers as JSON.")]
 
@@ -64,7 +66,9 @@ def describe(manifest: Manifest, out: Path, how: str) -> str:
         lines.append(f"  documents in {counts.docs_in}, kept {counts.kept}")
         lines += [f"  dropped  {number:>8}  {reason}" for reason, number in _largest_first(counts.dropped)]
         lines += [f"  rejected {number:>8}  {reason}" for reason, number in _largest_first(counts.rejected)]
-    lines += [f"  {key}: {_short(value)}" for key, value in manifest.metrics.items() if not isinstance(value, (dict, list))]
+    lines += [
+        f"  {key}: {_short(value)}" for key, value in manifest.metrics.items() if not isinstance(value, (dict, list))
+    ]
     return "\n".join(lines)
 
 

@@ -1,7 +1,7 @@
 """Mixtures that need no experiment: proportional, temperature, uniform, UniMax.
 
-They are the baselines that every proposal has to beat: in arXiv:2411.05735 no earlier method beats uniform consistently.
-UniMax (arXiv:2304.09151) spreads a budget as evenly as an epoch cap allows.
+They are the baselines that every proposal has to beat: in arXiv:2411.05735 no earlier method beats uniform
+consistently. UniMax (arXiv:2304.09151) spreads a budget as evenly as an epoch cap allows.
 """
 
 from mixtures.mixture import Domains

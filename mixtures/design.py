@@ -2,11 +2,10 @@
 
 Candidates are drawn the way RegMix draws them (Dirichlet around a flattened prior, over many strengths, so that both
 near-prior and near-vertex mixtures occur), moved into the feasible set, and thinned by a greedy D-optimal choice: on
-RegMix's published runs 48 so chosen proxies predict as well as 512 random ones. The prior itself is always the first run.
-P candidates, D domains.
+RegMix's published runs 48 so chosen proxies predict as well as 512 random ones. The prior itself is always the first
+run. P candidates, D domains.
 """
 
-from collections.abc import Mapping
 from typing import Annotated, Literal
 
 import numpy as np
@@ -29,8 +28,8 @@ class DesignSettings(Section):
     """How to draw a swarm.
 
     Attributes:
-        runs: how many mixtures, the prior included.
-        kind: `d-optimal` thins RegMix's candidates, `regmix` takes them as they come, `dirichlet` draws around the prior.
+        kind: `d-optimal` thins RegMix's candidates, `regmix` takes them as they come, `dirichlet` draws around the
+            prior.
         seed: of the draws.
         prior_tau: temperature of the prior that anchors the swarm; 1 is token-proportional.
         flatten: RegMix's power of the prior in its Dirichlet.
@@ -41,7 +40,6 @@ class DesignSettings(Section):
         tokens, epoch_cap, floor: the feasible set that the final run must keep.
     """
 
-    runs: Annotated[int, Field(ge=1)] = 16
     kind: Literal["d-optimal", "regmix", "dirichlet"] = "d-optimal"
     seed: int = 0
     prior_tau: Annotated[float, Field(gt=0)] = 1.0
@@ -56,43 +54,45 @@ class DesignSettings(Section):
     floor: dict[str, float] = Field(default_factory=dict)
 
 
-def design_swarm(domains: Domains, settings: DesignSettings) -> Ratios:
+def design_swarm(domains: Domains, runs: int, settings: DesignSettings | None = None) -> Ratios:
     """Draw the mixtures of a swarm.
 
     Args:
         domains: what there is.
-        settings: how many and how.
+        runs: how many mixtures, the prior included.
+        settings: how to draw them.
 
     Returns:
-        `settings.runs` distinct mixtures in whole millionths; the first, `prior`, is the anchor. The order of the domains
-        in their file changes the order of the columns and nothing else.
+        `runs` distinct mixtures in whole millionths; the first, `prior`, is the anchor. The order of the
+        domains in their file changes the order of the columns and nothing else.
 
     Raises:
-        DataError: the feasible set is empty, or holds fewer distinct mixtures than asked for.
+        DataError: fewer than one run is asked for, or the feasible set is empty or holds fewer distinct mixtures than asked for.
     """
+    settings = settings or DesignSettings()
+    if runs < 1:
+        raise DataError(f"a swarm of {runs} mixtures was asked for; expected at least 1")
     by_name = Domains(domains=tuple(sorted(domains.domains, key=lambda domain: domain.name)))
     space = Simplex.of(by_name, settings.tokens, settings.epoch_cap, settings.floor)
     weights = temperature(by_name, settings.prior_tau)
     prior_D = np.array([weights[name] for name in by_name.names])
     anchor_1D = _written(space.project(prior_D[None]), space)
-    pool_PD = np.concatenate([anchor_1D, candidates(space, prior_D, settings, _pool_size(settings))])
+    pool_PD = np.concatenate([anchor_1D, candidates(space, prior_D, settings, _pool_size(runs, settings.kind))])
     pool_PD = pool_PD[np.sort(np.unique(pool_PD, axis=0, return_index=True)[1])]
-    if len(pool_PD) < settings.runs:
+    if len(pool_PD) < runs:
         raise DataError(
-            f"{settings.runs} distinct mixtures were asked for, but only {len(pool_PD)} were found under these caps and "
-            "floors; ask for fewer or loosen them"
+            f"{runs} distinct mixtures were asked for, but only {len(pool_PD)} were found under these "
+            "caps and floors; ask for fewer or loosen them"
         )
     anchor = int(np.flatnonzero((pool_PD == anchor_1D).all(axis=1))[0])
     pool_PD = np.concatenate([anchor_1D, np.delete(pool_PD, anchor, axis=0)])
-    chosen = d_optimal(pool_PD, settings.runs) if settings.kind == "d-optimal" else np.arange(settings.runs)
-    ids = (ANCHOR, *(f"mix-{number:04d}" for number in range(1, settings.runs)))
+    chosen = d_optimal(pool_PD, runs) if settings.kind == "d-optimal" else np.arange(runs)
+    ids = (ANCHOR, *(f"mix-{number:04d}" for number in range(1, runs)))
     return Ratios(ids, by_name.names, pool_PD[chosen]).ordered(domains.names)
 
 
-def _pool_size(settings: DesignSettings) -> int:
-    if settings.kind != "d-optimal":
-        return settings.runs
-    return min(max(POOL_PER_RUN * settings.runs, POOL_LEAST), POOL_MOST)
+def _pool_size(runs: int, kind: str) -> int:
+    return runs if kind != "d-optimal" else max(runs, min(max(POOL_PER_RUN * runs, POOL_LEAST), POOL_MOST))
 
 
 def candidates(space: Simplex, prior_D: np.ndarray, settings: DesignSettings, wanted: int) -> np.ndarray:
@@ -112,7 +112,7 @@ def candidates(space: Simplex, prior_D: np.ndarray, settings: DesignSettings, wa
 
 
 def draw(random: np.random.Generator, prior_D: np.ndarray, settings: DesignSettings, count: int) -> np.ndarray:
-    """Dirichlet draws (P, D): RegMix's range of strengths around the flattened prior, or one strength around the prior."""
+    """Dirichlet draws (P, D): RegMix's range of strengths on the flattened prior, or one strength on the prior."""
     if settings.kind == "dirichlet":
         shape_PD = np.tile(settings.concentration * prior_D, (count, 1))
     else:
@@ -133,8 +133,8 @@ def dirichlet(random: np.random.Generator, shape_PD: np.ndarray) -> np.ndarray:
 def d_optimal(pool_PD: np.ndarray, count: int) -> np.ndarray:
     """Choose rows greedily for the largest determinant, the first row being given.
 
-    The kernel is Gaussian on square roots of weights, where losses are close to linear; each choice is the candidate with
-    the largest posterior variance, which is a pivoted Cholesky factorization.
+    The kernel is Gaussian on square roots of weights, where losses are close to linear; each choice is the candidate
+    with the largest posterior variance, which is a pivoted Cholesky factorization.
 
     Args:
         pool_PD: candidates.

@@ -3,8 +3,8 @@
     L = E + A (a0 + sum_i a_i w_i^b_i)^-g,    all of A, a, b, g positive, b_i <= 1
 
 Domain i is worth a_i to the target, with returns that diminish by b_i < 1 (the `concave` form) or not at all (b_i = 1,
-`effective_data`, half the parameters, for the smallest swarms). The sum is concave in w and L falls in it, so L is convex
-and its optimum under caps is unique and, with b < 1, interior. P mixtures, D domains, B problems, K = 2 D + 4.
+`effective_data`, half the parameters, for the smallest swarms). The sum is concave in w and L falls in it, so L is
+convex and its optimum under caps is unique and, with b < 1, interior. P mixtures, D domains, B problems, K = 2 D + 4.
 """
 
 from dataclasses import dataclass, field

@@ -1,7 +1,7 @@
 """The exponential mixing law: L = c + exp(u + t . w), from Data Mixing Laws (arXiv:2403.16952).
 
-It is log-linear in the weights, cheap and hard to overfit, and its optimum is a corner of the feasible set. The level u is
-kept apart from the slopes t, so that the penalty pulls the slopes alone towards no effect. P mixtures, D domains,
+It is log-linear in the weights, cheap and hard to overfit, and its optimum is a corner of the feasible set. The level
+u is kept apart from the slopes t, so that the penalty pulls the slopes alone towards no effect. P mixtures, D domains,
 B problems, K = D + 2.
 """
 

@@ -1,8 +1,8 @@
 """Fit mixing laws to a swarm, keep the best, predict with intervals, save and load.
 
-Everything inside is in the order of names, so a table with its columns or rows permuted gives the same fit bit for bit.
-Intervals come from the residuals of held-out runs (split conformal), so they hold for mixtures drawn like the swarm's and
-trained at its scale. P mixtures, D domains, M metrics.
+Everything inside is in the order of names, so a table with its columns or rows permuted gives the same fit bit for
+bit. Intervals come from the residuals of held-out runs (split conformal), so they hold for mixtures drawn like the
+swarm's and trained at its scale. P mixtures, D domains, M metrics.
 """
 
 import difflib
@@ -19,7 +19,7 @@ import numpy as np
 from mixtures.law_base import FittedLaw
 from mixtures.laws import FAMILIES, law_from_json
 from mixtures.scores import gain, half_width, score
-from mixtures.tables import Metrics, Ratios, read_metrics, read_ratios, write_metrics, write_ratios, write_table
+from mixtures.tables import Metrics, Ratios, write_table
 from mixtures.validation import FitSettings, LawScore, held_out_means, validate
 from pipelines.errors import DataError
 from pipelines.files import write_atomically
@@ -138,10 +138,10 @@ class Fit:
             "mean_of_metrics": score(self.held_out_PM.mean(axis=1), self.metrics.values_PM.mean(axis=1)).model_dump(),
         }
 
-    def save(self, folder: Path) -> None:
+    def write(self, folder: Path) -> None:
         """Write the swarm, held-out predictions, the law and the report into `folder`."""
-        write_ratios(folder / RATIOS, self.ratios)
-        write_metrics(folder / METRICS, self.metrics)
+        self.ratios.write_csv(folder / RATIOS)
+        self.metrics.write_csv(folder / METRICS)
         write_table(folder / HELD_OUT, self.ratios.ids, self.metrics.names, self.held_out_PM)
         law = {
             "version": 1,
@@ -184,7 +184,7 @@ def fit_laws(ratios: Ratios, metrics: Metrics, settings: FitSettings | None = No
 
 
 def load_fit(folder: Path) -> Fit:
-    """Read what `Fit.save` wrote.
+    """Read what `Fit.write` wrote.
 
     Raises:
         DataError: a file is missing or unreadable, or the tables are not those that the law was fitted to.
@@ -198,8 +198,8 @@ def load_fit(folder: Path) -> Fit:
         penalty, swarm = float(saved["penalty"]), str(saved["swarm"])
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise DataError(f"{path} is not a fitted law ({type(error).__name__}: {error}); run `loam mix fit`") from None
-    ratios, metrics = read_ratios(folder / RATIOS), read_metrics(folder / METRICS)
-    held_out_PM = read_metrics(folder / HELD_OUT).ordered(ratios.ids).values_PM
+    ratios, metrics = Ratios.read_csv(folder / RATIOS), Metrics.read_csv(folder / METRICS)
+    held_out_PM = Metrics.read_csv(folder / HELD_OUT).ordered(ratios.ids).values_PM
     if (found := swarm_digest(ratios, metrics)) != swarm:
         raise DataError(f"{folder}: the tables hash to {found[:12]}, the law was fitted to {swarm[:12]}; fit again")
     return Fit(ratios, metrics, settings, scores, law.family, penalty, law, held_out_PM)

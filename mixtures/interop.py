@@ -1,8 +1,8 @@
 """Read and write mixtures the way other projects write them.
 
-RegMix: CSV with an `index` column and `train_` domains, YAML with a `train:` mapping. olmix: CSV with `run, name, index`
-first. Megatron: `data_path`, a flat list of weight, prefix, weight, prefix. Weights that do not sum to 1 are refused unless
-the other format defines them as relative (Megatron does).
+RegMix: CSV with an `index` column and `train_` domains, YAML with a `train:` mapping. olmix: CSV with `run, name,
+index` first. Megatron: `data_path`, a flat list of weight, prefix, weight, prefix. Weights that do not sum to 1 are
+refused unless the other format defines them as relative (Megatron does).
 """
 
 from collections.abc import Mapping, Sequence
@@ -31,8 +31,14 @@ def write_ratios_as(path: Path, ratios: Ratios, layout: Literal["loam", "regmix"
     write_atomically(path, ("\n".join(lines) + "\n").encode())
 
 
-def read_regmix_mixture(path: Path, name: str | None = None) -> Mixture:
-    """Read a RegMix YAML: the mapping under `train`, divided by its sum when that misses 1 by rounding only.
+def read_regmix_mixture(path: Path, name: str | None = None, relative: bool = False) -> Mixture:
+    """Read a RegMix YAML: the mapping under `train`.
+
+    Args:
+        path: the file.
+        name: of the mixture; the file's name when not given.
+        relative: divide by the sum, as RegMix's trainer does (its `human.yaml` sums to 0.7868). Otherwise a sum may
+            miss 1 only by the rounding of four decimals.
 
     Raises:
         DataError: there is no such mapping, or it does not sum to 1.
@@ -43,8 +49,8 @@ def read_regmix_mixture(path: Path, name: str | None = None) -> Mixture:
     except (OSError, YAMLError, KeyError, TypeError, ValueError, AttributeError) as error:
         raise DataError(f"{path}: expected a mapping `train:` of domain to weight ({error})") from None
     total = sum(weights.values())
-    if abs(total - 1) > len(weights) * 0.5 * 10.0**-REGMIX_DECIMALS:
-        raise DataError(f"{path}: weights sum to {total:.6g}, expected 1")
+    if not relative and abs(total - 1) > len(weights) * 0.5 * 10.0**-REGMIX_DECIMALS:
+        raise DataError(f"{path}: weights sum to {total:.6g}, expected 1; relative weights must be asked for")
     return Mixture(name=name or path.stem, weights={key: value / total for key, value in weights.items()})
 
 

@@ -1,13 +1,13 @@
 """What a mixing law is: a family that can be fitted, and a fitted law that predicts, differentiates and is saved.
 
-One fitted law holds B problems at once (a metric each, or a metric and a fold each), all over the same domains. Families
-are fitted along a path of penalties, strong to weak, so that cross-validation can choose the strength. Nothing here knows
-names: `fitting` keys columns by name. P mixtures, D domains, B problems, K parameters.
+One fitted law holds B problems at once (a metric each, or a metric and a fold each), all over the same domains.
+Families are fitted along a path of penalties, strong to weak, so that cross-validation can choose the strength.
+Nothing here knows names: `fitting` keys columns by name. P mixtures, D domains, B problems, K parameters.
 """
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar, Protocol
+from typing import Any, Protocol
 
 import numpy as np
 
@@ -17,7 +17,10 @@ from mixtures.least_squares import Form, Problems, cost_of, minimise
 class FittedLaw(Protocol):
     """Predictions of B losses from a mixture."""
 
-    family: str
+    @property
+    def family(self) -> str:
+        """Name of the family."""
+        ...
 
     def predict(self, weights_PD: np.ndarray) -> np.ndarray:
         """Losses (P, B), in the units they were measured in."""
@@ -39,11 +42,20 @@ class FittedLaw(Protocol):
 class Family(Protocol):
     """A kind of law."""
 
-    name: str
-    penalties: tuple[float, ...]
-    """Strengths to try, strong to weak."""
-    least_runs: int
-    """Fewer runs than this and the family is not tried."""
+    @property
+    def name(self) -> str:
+        """What recipes call it."""
+        ...
+
+    @property
+    def penalties(self) -> tuple[float, ...]:
+        """Strengths to try, strong to weak."""
+        ...
+
+    @property
+    def least_runs(self) -> int:
+        """Fewer runs than this and the family is not tried."""
+        ...
 
     def fit_path(
         self, weights_PD: np.ndarray, values_BP: np.ndarray, counts_BP: np.ndarray
@@ -79,7 +91,8 @@ class Scaling:
         share_BP = counts_BP / counts_BP.sum(axis=1, keepdims=True)
         shift_B = (share_BP * values_BP).sum(axis=1)
         spread_B = np.sqrt((share_BP * (values_BP - shift_B[:, None]) ** 2).sum(axis=1))
-        return cls(shift_B, np.where(spread_B > 1e-12, spread_B, 1.0))
+        least_B = 1e-9 * np.maximum(np.abs(shift_B), 1.0)  # a metric that does not vary is predicted as its mean
+        return cls(shift_B, np.maximum(spread_B, least_B))
 
     def forward(self, values_BP: np.ndarray) -> np.ndarray:
         """To standardized units."""
@@ -138,9 +151,9 @@ class ParametricLaw:
 class ParametricFamily:
     """Base of the families that are fitted by least squares with a penalty."""
 
-    name: ClassVar[str]
-    penalties: ClassVar[tuple[float, ...]] = (10.0, 1.0, 0.1, 0.01, 0.001)
-    least_runs: ClassVar[int] = 4
+    name: str
+    penalties: tuple[float, ...] = (100.0, 10.0, 1.0, 0.1, 0.01, 0.001)
+    least_runs: int = 4
 
     def curve(self, weights_PD: np.ndarray) -> Curve:
         """The form bound to these mixtures."""

@@ -18,12 +18,25 @@ CHUNK_CELLS = 1_500_000  # problems x mixtures x parameters held at once: about 
 class Form(Protocol):
     """A parametric function of a mixture, in standardized units of the loss."""
 
-    prior_K: np.ndarray
-    """Where the penalty pulls each parameter."""
-    precision_K: np.ndarray
-    """How strongly, relative to the law's penalty."""
-    lower_K: np.ndarray
-    upper_K: np.ndarray
+    @property
+    def prior_K(self) -> np.ndarray:
+        """Where the penalty pulls each parameter."""
+        ...
+
+    @property
+    def precision_K(self) -> np.ndarray:
+        """How strongly, relative to the law's penalty."""
+        ...
+
+    @property
+    def lower_K(self) -> np.ndarray:
+        """Least values."""
+        ...
+
+    @property
+    def upper_K(self) -> np.ndarray:
+        """Largest values."""
+        ...
 
     def values(self, theta_BK: np.ndarray) -> np.ndarray:
         """Predictions (B, P)."""

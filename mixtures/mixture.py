@@ -58,6 +58,28 @@ class Domains(Section):
         """Domains from a mapping of name to unique tokens."""
         return cls(domains=tuple(Domain(name=name, unique_tokens=count) for name, count in unique_tokens.items()))
 
+    @classmethod
+    def read(cls, path: Path) -> "Domains":
+        """Read a domains file: a list of `{name, unique_tokens}`, or the same list under the key `domains`.
+
+        Raises:
+            RecipeError: unreadable, or not such a list; names the file and the entry.
+        """
+        try:
+            tree = YAML(typ="safe", pure=True).load(path.read_text(encoding="utf-8"))
+        except YAMLError as error:
+            raise RecipeError(f"{path}: not valid YAML: {str(error).splitlines()[0]}") from None
+        except (OSError, UnicodeDecodeError) as error:
+            raise RecipeError(f"{path}: cannot be read: {error}") from None
+        try:
+            return cls.model_validate(tree if isinstance(tree, dict) else {"domains": tree})
+        except ValidationError as error:
+            raise RecipeError(f"{path}: {_first_problem(error)}") from None
+
+    def write(self, path: Path) -> None:
+        """Write a domains file that `read` reads back equal."""
+        write_atomically(path, dump_yaml(self).encode())
+
     @property
     def names(self) -> tuple[str, ...]:
         """Names in order."""
@@ -104,6 +126,25 @@ class Mixture(Section):
             raise ValueError(f"weights of mixture {self.name!r} sum to {total:.8g}, expected 1 within 1e-6{hint}")
         return self
 
+    @classmethod
+    def rounded(cls, name: str, weights: Mapping[str, float], **budget: Any) -> "Mixture":
+        """A mixture whose weights are rounded to whole millionths, for writing down."""
+        whole = in_millionths(list(weights.values()))
+        return cls(name=name, weights=dict(zip(weights, whole, strict=True)), **budget)
+
+    @classmethod
+    def read(cls, path: Path) -> "Mixture":
+        """Read `mixture.yaml`.
+
+        Raises:
+            RecipeError: names file, line and field; weights that do not sum to 1 are one such error.
+        """
+        return load_recipe(str(path), cls)
+
+    def write(self, path: Path) -> None:
+        """Write `mixture.yaml`, atomically."""
+        write_atomically(path, dump_yaml(self).encode())
+
     def epochs(self, domains: Domains, tokens: int | None = None) -> dict[str, float]:
         """How often each domain is read: weight x budget / unique tokens.
 
@@ -149,58 +190,14 @@ def in_millionths(weights: Sequence[float], uppers: Sequence[float] | None = Non
     room = [MILLION] * len(exact) if uppers is None else [int(upper * MILLION + 1e-6) for upper in uppers]
     order = sorted(range(len(exact)), key=lambda i: (whole[i] - exact[i], i))
     while (left := MILLION - sum(whole)) > 0:
-        given = [i for i in order if whole[i] < room[i]][:left]
-        assert given, "the caps hold less than 1"
-        for i in given:
+        given = [i for i in order if whole[i] < room[i]] or order  # caps that sum to 1 are passed by a millionth
+        for i in given[:left]:
             whole[i] += 1
     whole[max(range(len(whole)), key=whole.__getitem__)] += left  # below 0 only when the weights passed 1 by rounding
     return [count / MILLION for count in whole]
-
-
-def read_domains(path: Path) -> Domains:
-    """Read a domains file: a list of `{name, unique_tokens}`, or the same list under the key `domains`.
-
-    Raises:
-        RecipeError: unreadable, or not such a list; names the file and the entry.
-    """
-    try:
-        tree = YAML(typ="safe", pure=True).load(path.read_text(encoding="utf-8"))
-    except YAMLError as error:
-        raise RecipeError(f"{path}: not valid YAML: {str(error).splitlines()[0]}") from None
-    except (OSError, UnicodeDecodeError) as error:
-        raise RecipeError(f"{path}: cannot be read: {error}") from None
-    try:
-        return Domains.model_validate(tree if isinstance(tree, dict) else {"domains": tree})
-    except ValidationError as error:
-        raise RecipeError(f"{path}: {_first_problem(error)}") from None
 
 
 def _first_problem(error: ValidationError) -> str:
     problem = error.errors(include_url=False)[0]
     where = ".".join(str(part) for part in problem["loc"]) or "domains"
     return f"{where}: {problem['msg'].removeprefix('Value error, ')}; expected a list of name and unique_tokens"
-
-
-def write_domains(path: Path, domains: Domains) -> None:
-    """Write a domains file that `read_domains` reads back equal."""
-    write_atomically(path, dump_yaml(domains).encode())
-
-
-def read_mixture(path: Path) -> Mixture:
-    """Read `mixture.yaml`.
-
-    Raises:
-        RecipeError: names file, line and field; weights that do not sum to 1 are one such error.
-    """
-    return load_recipe(str(path), Mixture)
-
-
-def write_mixture(path: Path, mixture: Mixture) -> None:
-    """Write `mixture.yaml`, atomically."""
-    write_atomically(path, dump_yaml(mixture).encode())
-
-
-def mixture_from(name: str, weights: Mapping[str, float], **budget: Any) -> Mixture:
-    """A mixture whose weights are rounded to whole millionths, for writing down."""
-    rounded = in_millionths(list(weights.values()))
-    return Mixture(name=name, weights=dict(zip(weights, rounded, strict=True)), **budget)

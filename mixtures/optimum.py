@@ -5,7 +5,6 @@ Trees are searched as RegMix does: many draws around the prior, and the mean of 
 the prediction. D domains, M metrics, P draws.
 """
 
-from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -15,7 +14,7 @@ from mixtures.design import DesignSettings, draw
 from mixtures.law_base import FittedLaw
 from mixtures.simplex import Simplex, kl
 
-DRAWS, BEST = 20_000, 128
+DRAWS, FEW_DRAWS, BEST = 20_000, 256, 128
 INTERIOR = 1e-7  # sqrt and powers below 1 have no slope at 0
 
 
@@ -63,14 +62,12 @@ def lowest(objective: Objective, space: Simplex, starts_PD: np.ndarray, seed: in
         seed: of the draws.
     """
     settings = DesignSettings(kind="regmix", seed=seed)
-    random = np.random.default_rng(seed)
-    drawn_PD = space.project(
-        draw(random, objective.prior_D, settings, DRAWS if objective.slope(starts_PD[0]) is None else 256)
-    )
-    pool_PD = np.concatenate([starts_PD, drawn_PD])
+    stepwise = objective.slope(starts_PD[0]) is None
+    drawn_PD = draw(np.random.default_rng(seed), objective.prior_D, settings, DRAWS if stepwise else FEW_DRAWS)
+    pool_PD = np.concatenate([starts_PD, space.project(drawn_PD)])
     pull_P = np.array([objective.strength * kl(row_D, objective.prior_D) for row_D in pool_PD])
     order_P = np.argsort(objective.loss(pool_PD) + pull_P, kind="stable")
-    if objective.slope(starts_PD[0]) is None:
+    if stepwise:
         return space.project(pool_PD[order_P[:BEST]].mean(axis=0)[None])[0]
     begin_PD = np.concatenate([starts_PD, pool_PD[order_P[:2]]])
     found = [_descend(objective, space, begin_D) for begin_D in begin_PD]
@@ -80,11 +77,18 @@ def lowest(objective: Objective, space: Simplex, starts_PD: np.ndarray, seed: in
 def _descend(objective: Objective, space: Simplex, begin_D: np.ndarray) -> np.ndarray:
     lower_D = np.minimum(np.maximum(space.lower_D, INTERIOR), space.upper_D)
     unit = max(abs(objective.value(begin_D)), 1.0)
-    sums: dict = {"type": "eq", "fun": lambda w_D: w_D.sum() - 1, "jac": lambda w_D: np.ones_like(w_D)}
-    slope: Callable = lambda w_D: objective.slope(w_D) / unit  # noqa: E731
+
+    def value(weights_D: np.ndarray) -> float:
+        return objective.value(weights_D) / unit
+
+    def slope(weights_D: np.ndarray) -> np.ndarray:
+        slope_D = objective.slope(weights_D)
+        assert slope_D is not None
+        return slope_D / unit
+
+    sums: dict = {"type": "eq", "fun": lambda w_D: w_D.sum() - 1, "jac": np.ones_like}
     result = minimize(
-        lambda w_D: objective.value(w_D) / unit, np.clip(begin_D, lower_D, space.upper_D), jac=slope, method="SLSQP",
-        bounds=list(zip(lower_D, space.upper_D, strict=True)), constraints=[sums],
-        options={"maxiter": 300, "ftol": 1e-12},
+        value, np.clip(begin_D, lower_D, space.upper_D), jac=slope, method="SLSQP", constraints=[sums],
+        bounds=list(zip(lower_D, space.upper_D, strict=True)), options={"maxiter": 300, "ftol": 1e-12},
     )  # fmt: skip
     return space.project(np.where(np.isfinite(result.x), np.maximum(result.x, 0), 0)[None])[0]

@@ -1,11 +1,12 @@
 """Propose a mixture: the lowest predicted loss under caps, with what speaks for and against it.
 
-The proposal is always shown beside the prior and the best run that was really measured. When the law has learned no more
-than the mean of the runs, the prior is proposed and the proposal says so. P(better) counts refits to resampled swarms in
-which the proposal is predicted to beat the prior. D domains, M metrics, R resamples.
+The proposal is always shown beside the prior and the best run that was really measured. When the law has learned no
+more than the mean of the runs, the prior is proposed and the proposal says so. P(better) comes from refits to resampled
+swarms and from the law's held-out errors, since refits alone share the law's bias. D domains, M metrics, R resamples.
 """
 
-from collections.abc import Mapping
+import json
+from pathlib import Path
 from typing import Annotated, Any
 
 import numpy as np
@@ -18,11 +19,12 @@ from mixtures.mixture import Domains, Mixture, check_same_names, in_millionths
 from mixtures.optimum import Objective, lowest
 from mixtures.scores import half_width
 from mixtures.simplex import Simplex
-from mixtures.tables import Ratios
+from pipelines.files import write_atomically
 from pipelines.quantities import Tokens
 from pipelines.recipe import Section
 
 BILLION = 10**9
+ERRORS = 100  # pairs of held-out errors drawn for each refit
 
 
 class ProposeSettings(Section):
@@ -86,7 +88,8 @@ class Proposal(Section):
         target: what was optimised.
         predicted, prior_predicted: of the proposal and of the proportional prior inside the same bounds.
         prior: the prior's weights.
-        p_better: share of refits that predict the proposal below the prior; None without refits.
+        p_better: chance that the proposal beats the prior, over refits to resampled swarms, each with held-out errors
+            of the law added to both predictions; None without refits.
         improvement: prior minus proposal, predicted; with the 10% and 90% points over refits where there are any.
         best_observed: the best run of the swarm, whatever the caps say.
         epochs: how often each domain is read within the budget; empty without one.
@@ -111,6 +114,25 @@ class Proposal(Section):
     price: dict[str, float]
     law: str
     provenance: dict[str, str | None]
+
+    def write(self, folder: Path) -> None:
+        """Write `mixture.yaml` and `proposal.json` into `folder`."""
+        self.mixture.write(folder / "mixture.yaml")
+        whole = {"weights": self.mixture.weights, **self.model_dump(mode="json")}
+        text = json.dumps(whole, indent=1, ensure_ascii=False, allow_nan=False) + "\n"
+        write_atomically(folder / "proposal.json", text.encode())
+
+    def summary(self) -> dict[str, Any]:
+        """The proposal in a line: for manifests."""
+        return {
+            "basis": self.basis,
+            "law": self.law,
+            "target": self.target,
+            "predicted": self.predicted.loss,
+            "prior_predicted": self.prior_predicted.loss,
+            "p_better": self.p_better,
+            "weights": self.mixture.weights,
+        }
 
 
 def propose(fit: Fit, domains: Domains, settings: ProposeSettings | None = None) -> Proposal:
@@ -200,7 +222,9 @@ def _improvement(
     losses_PR = law.predict(pair_PD).reshape(2, settings.resamples, len(used)) @ objective.coefficient_M[used]
     gains_R = losses_PR[0] - losses_PR[1]
     improvement["lo80"], improvement["hi80"] = (float(point) for point in np.quantile(gains_R, [0.1, 0.9]))
-    return float(np.mean(gains_R > 0)), improvement
+    residual_P = (fit.metrics.values_PM - fit.held_out_PM) @ objective.coefficient_M
+    error_2RE = residual_P[random.integers(runs, size=(2, settings.resamples, ERRORS))]
+    return float(np.mean(gains_R[:, None] + error_2RE[0] - error_2RE[1] > 0)), improvement
 
 
 def _prices(objective: Objective, space: Simplex, weights_D: np.ndarray, settings: ProposeSettings) -> dict[str, float]:
@@ -214,10 +238,5 @@ def _prices(objective: Objective, space: Simplex, weights_D: np.ndarray, setting
         return {}
     level = float(np.average(slope_D[free_D], weights=weights_D[free_D]))
     per_billion = settings.epoch_cap * BILLION / settings.tokens
-    return {name: min(0.0, float(slope - level)) * per_billion
-            for name, slope, held in zip(space.names, slope_D, at_cap_D & (space.upper_D < 1), strict=True) if held}  # fmt: skip
-
-
-def as_json(proposal: Proposal) -> Mapping[str, Any]:
-    """A proposal as JSON values, weights first."""
-    return {"weights": proposal.mixture.weights, **proposal.model_dump(mode="json")}
+    rows = zip(space.names, slope_D, at_cap_D & (space.upper_D < 1), strict=True)
+    return {name: min(0.0, float(slope - level)) * per_billion for name, slope, held in rows if held}

@@ -1,8 +1,8 @@
 """The feasible set of mixtures: weights that sum to 1, under epoch caps and above floors.
 
-A cap of E epochs over T tokens bounds weight i by E x U_i / T, where U_i are the domain's unique tokens. Projection is by
-Kullback-Leibler divergence, whose solution is the same proportions scaled by one factor and clipped. An empty set is an
-error that says how many tokens are missing. P mixtures, D domains.
+A cap of E epochs over T tokens bounds weight i by E x U_i / T, where U_i are the domain's unique tokens. Projection is
+by Kullback-Leibler divergence, whose solution is the same proportions scaled by one factor and clipped. An empty set
+is an error that says how many tokens are missing. P mixtures, D domains.
 """
 
 from collections.abc import Mapping

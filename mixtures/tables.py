@@ -1,8 +1,8 @@
 """The two plain tables that a fit reads: ratios (runs x domains) and metrics (runs x losses).
 
-The first column is the run's id and every other column is a name, so the tables of RegMix and olmix are read as they are
-published. A row that misses 1 by no more than the rounding of its own decimals is divided by its sum and counted; any
-other row is an error that names it. P runs, D domains, M metrics.
+The first column is the run's id and every other column is a name, so the tables of RegMix and olmix are read as they
+are published. A row that misses 1 by no more than the rounding of its own decimals is divided by its sum and counted;
+any other row is an error that names it. P runs, D domains, M metrics.
 """
 
 import csv
@@ -48,6 +48,33 @@ class Ratios:
         rows = [[weights.get(name, 0.0) for name in domains] for weights in mixtures.values()]
         return cls(tuple(mixtures), domains, np.array(rows, float).reshape(len(rows), len(domains)))
 
+    @classmethod
+    def read_csv(cls, path: Path) -> "Ratios":
+        """Read a table of mixtures.
+
+        Raises:
+            DataError: names the row and column of the first bad cell, or the first row that does not sum to 1.
+        """
+        ids, domains, cells = _read_table(path)
+        weights_PD = _numbers(path, ids, domains, cells)
+        rounded = 0
+        for row, run in enumerate(ids):
+            miss = abs(weights_PD[row].sum() - 1)
+            if SUM_TOLERANCE < miss <= _rounding(cells[row]) and (weights_PD[row] >= 0).all():
+                weights_PD[row] /= weights_PD[row].sum()
+                rounded += 1
+            _check_row(run, weights_PD[row], path)
+        return cls(ids, domains, weights_PD, rounded)
+
+    def write_csv(self, path: Path) -> None:
+        """Write a table that `read_csv` reads back equal; first column `id`."""
+        write_table(path, self.ids, self.domains, self.weights_PD)
+
+    def rows(self) -> list[tuple[str, dict[str, float]]]:
+        """Run id and weights by domain, in order."""
+        return [(run, dict(zip(self.domains, row, strict=True)))
+                for run, row in zip(self.ids, self.weights_PD.tolist(), strict=True)]  # fmt: skip
+
     def ordered(self, domains: Sequence[str]) -> "Ratios":
         """The same mixtures with columns in the order of `domains`.
 
@@ -57,14 +84,6 @@ class Ratios:
         check_same_names("the ratios table", self.domains, "the fitted domains", tuple(domains))
         places = [self.domains.index(name) for name in domains]
         return Ratios(self.ids, tuple(domains), self.weights_PD[:, places], self.rounded)
-
-    def mixture(self, run: str) -> dict[str, float]:
-        """The weights of one run, by name."""
-        return dict(zip(self.domains, self.weights_PD[self.ids.index(run)].tolist(), strict=True))
-
-    def mixtures(self) -> dict[str, dict[str, float]]:
-        """Run id -> domain -> weight."""
-        return {run: self.mixture(run) for run in self.ids}
 
 
 @dataclass(frozen=True, eq=False)
@@ -93,6 +112,20 @@ class Metrics:
         rows = [[values[name] for name in names] for values in runs.values()]
         return cls(tuple(runs), names, np.array(rows, float).reshape(len(rows), len(names)))
 
+    @classmethod
+    def read_csv(cls, path: Path) -> "Metrics":
+        """Read a table of measurements.
+
+        Raises:
+            DataError: names the row and column of the first cell that is not a finite number.
+        """
+        ids, names, cells = _read_table(path)
+        return cls(ids, names, _numbers(path, ids, names, cells))
+
+    def write_csv(self, path: Path) -> None:
+        """Write a table that `read_csv` reads back equal; first column `id`."""
+        write_table(path, self.ids, self.names, self.values_PM)
+
     def ordered(self, ids: Sequence[str]) -> "Metrics":
         """Rows in the order of `ids`.
 
@@ -103,48 +136,10 @@ class Metrics:
         place = {run: row for row, run in enumerate(self.ids)}
         return Metrics(tuple(ids), self.names, self.values_PM[[place[run] for run in ids]])
 
-    def only(self, names: Sequence[str]) -> "Metrics":
+    def select(self, names: Sequence[str]) -> "Metrics":
         """The metrics called `names`."""
         check_same_names("the choice of metrics", tuple(names), "the table", self.names, subset=True)
         return Metrics(self.ids, tuple(names), self.values_PM[:, [self.names.index(name) for name in names]])
-
-
-def read_ratios(path: Path) -> Ratios:
-    """Read a table of mixtures.
-
-    Raises:
-        DataError: names the row and column of the first bad cell, or the first row that does not sum to 1.
-    """
-    ids, domains, cells = _read_table(path)
-    weights_PD = _numbers(path, ids, domains, cells)
-    rounded = 0
-    for row, run in enumerate(ids):
-        miss = abs(weights_PD[row].sum() - 1)
-        if SUM_TOLERANCE < miss <= _rounding(cells[row]) and (weights_PD[row] >= 0).all():
-            weights_PD[row] /= weights_PD[row].sum()
-            rounded += 1
-        _check_row(run, weights_PD[row], path)
-    return Ratios(ids, domains, weights_PD, rounded)
-
-
-def read_metrics(path: Path) -> Metrics:
-    """Read a table of measurements.
-
-    Raises:
-        DataError: names the row and column of the first cell that is not a finite number.
-    """
-    ids, names, cells = _read_table(path)
-    return Metrics(ids, names, _numbers(path, ids, names, cells))
-
-
-def write_ratios(path: Path, ratios: Ratios) -> None:
-    """Write a table that `read_ratios` reads back equal; first column `id`."""
-    write_table(path, ratios.ids, ratios.domains, ratios.weights_PD)
-
-
-def write_metrics(path: Path, metrics: Metrics) -> None:
-    """Write a table that `read_metrics` reads back equal; first column `id`."""
-    write_table(path, metrics.ids, metrics.names, metrics.values_PM)
 
 
 def write_table(path: Path, ids: Sequence[str], names: Sequence[str], values: np.ndarray, key: str = "id") -> None:

@@ -1,13 +1,13 @@
 """Gradient-boosted trees with RegMix's hyper-parameters (arXiv:2407.01492), one model per metric.
 
-All 1,000 trees are grown: RegMix's notebook stops early on its own test set, which leaks. Trees cannot predict below the
-lowest mean of a leaf, so their optimum is compared with the best observed run. LightGBM is imported at use; models are
-saved as its own text. P mixtures, D domains, B problems.
+All 1,000 trees are grown: RegMix's notebook stops early on its own test set, which leaks. Trees cannot predict below
+the lowest mean of a leaf, so their optimum is compared with the best observed run. LightGBM is imported at use; models
+are saved as its own text. P mixtures, D domains, B problems.
 """
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -57,9 +57,9 @@ class Forest:
 class TreesFamily:
     """Boosted trees on the raw weights."""
 
-    name: ClassVar[str] = "trees"
-    penalties: ClassVar[tuple[float, ...]] = (0.0,)
-    least_runs: ClassVar[int] = 50  # below 2 x min_data_in_leaf per fold no split is possible at all
+    name: str = "trees"
+    penalties: tuple[float, ...] = (0.0,)
+    least_runs: int = 50  # below 2 x min_data_in_leaf per fold no split is possible at all
 
     def fit_path(self, weights_PD: np.ndarray, values_BP: np.ndarray, counts_BP: np.ndarray) -> Mapping[float, Forest]:
         """The one fit there is."""

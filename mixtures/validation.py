@@ -97,7 +97,7 @@ def fold_of_runs(ratios: Ratios, folds: int | None, seed: int) -> np.ndarray:
     keys = []
     for row_D in np.round(ratios.weights_PD[:, order], 6).tolist():
         text = ";".join(f"{name}={weight:.6f}" for name, weight in zip(names, row_D, strict=True) if weight)
-        keys.append(xxhash.xxh64_hexdigest(text, seed=seed))
+        keys.append(xxhash.xxh64_hexdigest(text.encode(), seed=seed))
     distinct = sorted(set(keys))
     fold_of = {key: place % fold_count(len(distinct), folds) for place, key in enumerate(distinct)}
     return np.array([fold_of[key] for key in keys])

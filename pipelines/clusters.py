@@ -37,7 +37,8 @@ def rank_order(documents: pa.Table) -> np.ndarray:
 
 
 @njit(cache=True, nogil=True)
-def _root(parents_N, n):
+def root_of(parents_N, n):
+    """The root of a document's tree; halves the path to it."""
     while parents_N[n] != n:
         parents_N[n] = parents_N[parents_N[n]]
         n = parents_N[n]
@@ -58,10 +59,10 @@ def components(count, one_E, other_E):
     """
     parents_N = np.arange(count)
     for e in range(len(one_E)):
-        one, other = _root(parents_N, one_E[e]), _root(parents_N, other_E[e])
+        one, other = root_of(parents_N, one_E[e]), root_of(parents_N, other_E[e])
         parents_N[max(one, other)] = min(one, other)
     for n in range(count):
-        parents_N[n] = _root(parents_N, n)
+        parents_N[n] = root_of(parents_N, n)
     return parents_N
 
 

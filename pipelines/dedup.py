@@ -1,15 +1,16 @@
 """Deduplication: exact, by URL, or near (MinHash), within a set of documents and against an earlier one.
 
-Each shard is signed on its own, in parallel; pairs and clusters are found on the signatures alone; a second pass over the
-shards writes what is kept and what is dropped. Candidates of MinHash are verified by the Jaccard similarity of their
-shingles, because at 14 bands of 8 rows a third of the pairs at similarity 0.7 share a band (banding after Leskovec et
+Each shard is signed on its own, in parallel; pairs and clusters are found on the signatures alone; a second pass over
+the shards writes what is kept and what is dropped. Candidates of MinHash are verified by the Jaccard similarity of
+their shingles, because at 14 bands of 8 rows more than half of the pairs at similarity 0.7 share a band (Leskovec et
 al., Mining of Massive Datasets, ch. 3).
 
 Memory of the deciding process: about 16 + 8 bands + 60 bytes and its id for each document (250 bytes at 14 bands).
-Scratch on disk: 8 bytes for each distinct shingle (about 1.3 times the text); of it only documents that share a band are
-read again, through a memory map. A text too short for one shingle has no signature and is kept; `exact` handles those.
+Scratch on disk: 8 bytes for each distinct shingle (about 1.3 times the text); of it only documents that share a band
+are read again, through a memory map. A text too short for one shingle has no signature and is kept; `exact` handles it.
 """
 
+import itertools
 import json
 import shutil
 import time
@@ -88,7 +89,7 @@ class DedupSettings(Section):
         return {name: getattr(self, name) for name in names}
 
     @property
-    def schema(self) -> pa.Schema:
+    def columns(self) -> pa.Schema:
         """Of signature files and of the index."""
         fields = [("id", pa.string()), ("preference", pa.float64()), ("key_0", pa.uint64()), ("key_1", pa.uint64())]
         if self.method == "minhash":
@@ -102,9 +103,9 @@ def dedup(
 ) -> Outcome:
     """Drop duplicates.
 
-    Writes `kept/`, `dropped/` (reason `exact_duplicate`, `url_duplicate` or `near_duplicate`), `clusters.parquet` (`CLUSTERS`:
-    the documents that have a duplicate, and no others), and `index/`, which a later run takes as `against`; it holds the
-    documents kept here and those of this run's own `against`, so that the newest index stands for all.
+    Writes `kept/`, `dropped/` (reason `exact_duplicate`, `url_duplicate` or `near_duplicate`), `clusters.parquet`
+    (`CLUSTERS`: the documents that have a duplicate, and no others), and `index/`, which a later run takes as
+    `against`; it holds the documents kept here and those of this run's own `against`: the newest stands for all.
 
     Args:
         files: Parquet documents.
@@ -117,6 +118,7 @@ def dedup(
         DataError: `against` is not an index, or one made with other settings.
     """
     began = time.perf_counter()
+    (work / SCRATCH).mkdir(parents=True, exist_ok=True)
     indexed = _open_index(against, settings) if against else []
     signer = SignDocuments(str(work), settings)
     run_blocks([ReadDocuments([str(f) for f in files]), signer], len(files), work, workers, "sign")
@@ -153,7 +155,7 @@ class SignDocuments(PipelineStep):
         path, seen = self.file(rank), 0
         path.parent.mkdir(parents=True, exist_ok=True)
         temporary = path.with_suffix(".tmp")
-        with pa.ipc.new_file(temporary, self.settings.schema) as writer:
+        with pa.ipc.new_file(temporary, self.settings.columns) as writer:
             for batch in data:
                 writer.write_table(self._signed(batch))
                 seen += batch.num_rows
@@ -178,7 +180,7 @@ class SignDocuments(PipelineStep):
             keys_N2 = keys_N2 ^ domains_N[:, None]
         for k in (0, 1):
             columns[f"key_{k}"] = pa.array(keys_N2[:, k], mask=absent_N)
-        return pa.table({name: columns[name] for name in settings.schema.names}, schema=settings.schema)
+        return pa.table({name: columns[name] for name in settings.columns.names}, schema=settings.columns)
 
     def _preference(self, batch: pa.Table) -> pa.ChunkedArray | pa.Array:
         if self.settings.prefer == "quality":
@@ -218,8 +220,8 @@ class DropDuplicates(PipelineStep):
 
 def _text_keys(texts: pa.ChunkedArray) -> tuple[np.ndarray, np.ndarray]:
     data_B, offsets_N = collapse_whitespace(texts)
-    view, ends = memoryview(data_B), offsets_N.tolist()
-    digests = b"".join(xxhash.xxh3_128_digest(view[a:b]) for a, b in zip(ends, ends[1:], strict=False))
+    view, ends = data_B.data, offsets_N.tolist()
+    digests = b"".join(xxhash.xxh3_128_digest(view[a:b]) for a, b in itertools.pairwise(ends))
     return np.frombuffer(digests, np.uint64).reshape(-1, 2), np.zeros(len(texts), bool)
 
 
@@ -255,7 +257,7 @@ class _Decision(NamedTuple):
 def _decide(indexed: list[pa.Table], shards: list[pa.Table], settings: DedupSettings, work: Path) -> _Decision:
     tables = [*indexed, *shards]
     light = ["id", "preference", "key_0", "key_1"]
-    documents = pa.concat_tables([t.select(light) for t in tables]) if tables else settings.schema.empty_table()
+    documents = pa.concat_tables([t.select(light) for t in tables]) if tables else settings.columns.empty_table()
     old = sum(t.num_rows for t in indexed)
     documents = documents.append_column("settled", pa.array(np.arange(documents.num_rows) < old))
     order_N = clusters.rank_order(documents)
@@ -273,6 +275,10 @@ def _decide(indexed: list[pa.Table], shards: list[pa.Table], settings: DedupSett
         metrics |= pairs[3]
     roots_N = clusters.components(len(order_N), one_E, other_E)
     matches_N, nearest_N = clusters.best_matches(len(order_N), one_E, other_E, similar_E, settled)
+    first_E, twin_E = one_E[: metrics["equal"]], other_E[: metrics["equal"]]
+    to_old = (first_E >= settled) & (matches_N[first_E] >= 0) & (matches_N[first_E] < settled)
+    for values_N in (matches_N, nearest_N):  # only the first of equal texts was compared with the index
+        values_N[twin_E[to_old]] = values_N[first_E[to_old]]
     ranks = np.flatnonzero((matches_N >= 0) & (np.arange(len(order_N)) >= settled))
     kept = roots_N[ranks] == ranks
     dropped = np.zeros(documents.num_rows, bool)
@@ -289,7 +295,7 @@ def _decide(indexed: list[pa.Table], shards: list[pa.Table], settings: DedupSett
         schema=CLUSTERS,
     )
     bounds = np.cumsum([0, *(t.num_rows for t in shards)]) + old
-    parts = [dropped[a:b] for a, b in zip(bounds, bounds[1:], strict=False)]
+    parts = [dropped[a:b] for a, b in itertools.pairwise(bounds)]
     metrics |= {"clusters": len(np.unique(roots_N[ranks])), "duplicates": int(dropped.sum())}
     return _Decision(parts, table, metrics)
 
@@ -365,8 +371,8 @@ def _write_index(
         if settings.method == "minhash":
             cut = pc.list_slice(kept["shingles"], 0, SKETCH).cast(pa.large_list(pa.uint64()))
             kept = kept.set_column(kept.schema.get_field_index("shingles"), "shingles", cut)
-        with pa.ipc.new_file(folder / f"{number:05d}.arrow", settings.schema) as writer:
-            writer.write_table(kept.cast(settings.schema).combine_chunks())
+        with pa.ipc.new_file(folder / f"{number:05d}.arrow", settings.columns) as writer:
+            writer.write_table(kept.cast(settings.columns).combine_chunks())
     write_atomically(folder / "index.json", json.dumps(settings.of_index, indent=1, sort_keys=True).encode())
 
 

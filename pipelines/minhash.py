@@ -1,8 +1,8 @@
 """MinHash signatures of texts, and the pairs of documents that they make candidates.
 
-The permutations are datatrove's, `(h * a + b) mod (2^61 - 1)` in wrapping uint64 with `a, b` from `RandomState(seed)`, so
-that signatures are equal to its signatures; a pair shares a band with probability `1 - (1 - s^rows)^bands`. A shared band
-only proposes: each pair is decided by the Jaccard similarity of the two sets of shingles (Broder 1997,
+The permutations are datatrove's, `(h * a + b) mod (2^61 - 1)` in wrapping uint64 with `a, b` from `RandomState(seed)`,
+so that signatures are equal to its signatures; a pair shares a band with probability `1 - (1 - s^rows)^bands`. A shared
+band only proposes: each pair is decided by the Jaccard similarity of the two sets of shingles (Broder 1997,
 doi:10.1109/SEQUEN.1997.666900; Lee et al. 2021, arXiv:2107.06499).
 
 Legend of suffixes: B bytes, N documents, S shingles of all documents, P permutations, K bands, E pairs.
@@ -15,6 +15,7 @@ import numpy as np
 import pyarrow as pa
 from numba import njit
 
+from pipelines.clusters import root_of
 from pipelines.shingles import GROWTH, characters, code_points, simplify, utf8_buffers, xxh64
 
 PRIME = np.uint64((1 << 61) - 1)
@@ -141,7 +142,9 @@ def sign(texts: pa.Array | pa.ChunkedArray, shape: Shape) -> Signed:
     """
     factors_P, summands_P = permutations(shape)
     data_B, offsets_N = utf8_buffers(texts)
-    return Signed(*_sign(data_B, offsets_N, code_points(), shape.by_char, shape.ngram, shape.bands, factors_P, summands_P))
+    return Signed(
+        *_sign(data_B, offsets_N, code_points(), shape.by_char, shape.ngram, shape.bands, factors_P, summands_P)
+    )
 
 
 @njit(cache=True, nogil=True)
@@ -200,41 +203,74 @@ def _similarity(one, other, sets):
 @njit(cache=True, nogil=True)
 def _seen_before(one, other, band, bands_NK):
     """Whether an earlier band put the two in one group."""
-    for k in range(band):
+    for k in range(band):  # noqa: SIM110 - numba compiles no generator
         if bands_NK[one, k] == bands_NK[other, k]:
             return True
     return False
 
 
 @njit(cache=True, nogil=True)
-def _compare_groups(order_N, band, bands_NK, sets, settled, least, all_pairs, max_leaders, pairs_E2, similar_E):
-    """Verify the pairs of one band's groups; append those that pass to the two lists; count compared, left over."""
+def _compare_small(members, band, bands_NK, sets, settled, least, parents_N, found):
+    """Compare the members of a group pair by pair; append those that are similar; return how many were compared."""
+    compared = 0
+    for i in range(len(members)):
+        for j in range(i + 1, len(members)):
+            one, other = members[i], members[j]
+            if other < settled or _seen_before(one, other, band, bands_NK):
+                continue
+            compared += 1
+            similarity = _similarity(one, other, sets)
+            if similarity >= least:
+                found.append((one, other, similarity))
+                parents_N[root_of(parents_N, other)] = root_of(parents_N, one)
+    return compared
+
+
+@njit(cache=True, nogil=True)
+def _compare_large(members, sets, settled, least, max_leaders, parents_N, found):
+    """Let leaders take in what is similar to them; return how many were compared and how many new ones are left."""
+    compared, leaders, left, taken = 0, 0, 0, np.zeros(len(members), np.bool_)
+    for i in range(len(members)):
+        one = members[i]
+        if taken[i]:
+            continue
+        if leaders == max_leaders:
+            left += one >= settled
+            continue
+        leaders += 1
+        for j in range(i + 1, len(members)):
+            other = members[j]
+            if taken[j] or other < settled:
+                continue
+            taken[j] = root_of(parents_N, one) == root_of(parents_N, other)
+            if taken[j]:
+                continue
+            compared += 1
+            similarity = _similarity(one, other, sets)
+            if similarity >= least:
+                taken[j] = True
+                found.append((one, other, similarity))
+                parents_N[root_of(parents_N, other)] = root_of(parents_N, one)
+    return compared, left
+
+
+@njit(cache=True, nogil=True)
+def _compare_band(order_N, band, bands_NK, sets, settled, least, all_pairs, max_leaders, parents_N):
+    """Compare within the groups that share one band: similar pairs, how many compared, how many left."""
+    found = [(np.int64(0), np.int64(0), 0.0) for _ in range(0)]
     compared, left, begin = 0, 0, 0
     while begin < len(order_N):
         end = begin + 1
         while end < len(order_N) and bands_NK[order_N[end], band] == bands_NK[order_N[begin], band]:
             end += 1
-        small, joined = end - begin <= all_pairs, np.zeros(end - begin, np.bool_)
-        leaders = 0
-        for i in range(begin, end - 1):
-            if joined[i - begin]:
-                continue
-            if not small and leaders == max_leaders:
-                left += end - i - np.sum(joined[i - begin :])
-                break
-            leaders += 1
-            for j in range(i + 1, end):
-                one, other = order_N[i], order_N[j]
-                if joined[j - begin] or other < settled or _seen_before(one, other, band, bands_NK):
-                    continue
-                similarity = _similarity(one, other, sets)
-                compared += 1
-                if similarity >= least:
-                    pairs_E2.append((one, other))
-                    similar_E.append(similarity)
-                    joined[j - begin] = not small
+        members = order_N[begin:end]
+        if end - begin <= all_pairs:
+            compared += _compare_small(members, band, bands_NK, sets, settled, least, parents_N, found)
+        else:
+            counts = _compare_large(members, sets, settled, least, max_leaders, parents_N, found)
+            compared, left = compared + counts[0], left + counts[1]
         begin = end
-    return compared, left
+    return found, compared, left
 
 
 class Pairs(NamedTuple):
@@ -270,9 +306,9 @@ def in_company(bands_NK: np.ndarray) -> np.ndarray:
 def similar_pairs(bands_NK: np.ndarray, sets: Shingled, least: float, settled: int = 0) -> Pairs:
     """Find the pairs that share a band and whose shingles overlap enough.
 
-    A group of up to `ALL_PAIRS` documents that share a band is compared pair by pair. In a larger one the first document
-    leads: those that are similar to it are taken in, the next that is left leads in its turn, up to `MAX_LEADERS`; so a
-    group of m costs at most 64 m comparisons, and the few that remain are counted, not compared.
+    A group of up to `ALL_PAIRS` documents that share a band is compared pair by pair. In a larger one the first
+    document leads: those similar to it (or joined with it before) are taken in, the next that is left leads in its
+    turn, up to `MAX_LEADERS`. So a group of m costs at most 64 m comparisons; what then remains is counted.
 
     Args:
         bands_NK: uint64, rows in order of rank: the result depends on ranks, not on the order of the input.
@@ -283,17 +319,13 @@ def similar_pairs(bands_NK: np.ndarray, sets: Shingled, least: float, settled: i
     Returns:
         The pairs, each once.
     """
-    from numba.typed import List
-
-    pairs_E2, similar_E = List(), List()
-    pairs_E2.append((0, 0))  # gives the lists their types
-    similar_E.append(0.0)
+    pairs = []
+    parents_N = np.arange(len(bands_NK))
     compared, left = 0, 0
     for k in range(bands_NK.shape[1]):
         order_N = np.argsort(bands_NK[:, k], kind="stable")
-        counts = _compare_groups(
-            order_N, k, bands_NK, sets, settled, least, ALL_PAIRS, MAX_LEADERS, pairs_E2, similar_E
-        )
-        compared, left = compared + counts[0], left + counts[1]
-    found_E2 = np.array(pairs_E2, np.int64).reshape(-1, 2)[1:]
-    return Pairs(found_E2[:, 0], found_E2[:, 1], np.array(similar_E, np.float64)[1:], compared, left)
+        found, here, over = _compare_band(order_N, k, bands_NK, sets, settled, least, ALL_PAIRS, MAX_LEADERS, parents_N)
+        pairs += found
+        compared, left = compared + int(here), left + int(over)
+    found_E3 = np.array(pairs, np.float64).reshape(-1, 3)  # exact for ranks below 2^53
+    return Pairs(found_E3[:, 0].astype(np.int64), found_E3[:, 1].astype(np.int64), found_E3[:, 2], compared, left)

@@ -6,6 +6,7 @@ result. Tables and tokens are memory-mapped: the merge holds one batch and 32 by
 """
 
 import json
+import os
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -46,7 +47,8 @@ class PieceWriter:
     _open: dict[str, tuple] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        self.temporary = self.folder.with_name(f".{self.folder.name}.tmp")
+        # The process id keeps a worker that outlives its killed parent out of the way of the one that resumes.
+        self.temporary = self.folder.with_name(f".{self.folder.name}.{os.getpid()}.tmp")
         shutil.rmtree(self.temporary, ignore_errors=True)
         self.temporary.mkdir(parents=True)
 
@@ -68,8 +70,10 @@ class PieceWriter:
             table.close()
         summary = {"domains": list(self._open), "silent": list(silent), **tally}
         (self.temporary / TALLY).write_text(json.dumps(summary))
-        shutil.rmtree(self.folder, ignore_errors=True)
-        self.temporary.replace(self.folder)
+        if self.folder.exists():  # the same bytes, by a task that was killed before it was marked complete
+            shutil.rmtree(self.temporary)
+        else:
+            self.temporary.replace(self.folder)
 
 
 def read_tally(folder: Path) -> dict:

@@ -147,7 +147,8 @@ class RawReader(BaseReader):
         return Document(text=text, id=self._id(place if given in (None, "") else str(given)), metadata=metadata)
 
     def _id(self, local: str) -> str:
-        return f"{self.reading.source}/{local}" if self.reading.source else local
+        source = self.reading.source
+        return f"{source}/{local.removeprefix(source + '/')}" if source else local
 
 
 def _share(limit: int | None, rank: int, files: int) -> float:
@@ -186,6 +187,8 @@ class CutReader(RawReader):
                 streams += 1
                 for record in cut(stream, cutter, self.reading.max_record_bytes):
                     yield self.parse(record, name, member)
+                    if record.problem in ("truncated", "corrupt"):
+                        return  # what follows in a damaged container cannot be found
         except STREAM_ERRORS as error:
             yield self.parse(record_of(b"", 0, None, reason_of(error)), name, f"after {member}" if member else None)
             return

@@ -175,7 +175,7 @@ def _assign(tree: dict, assignment: str) -> None:
 
 def _explain(error: ValidationError, path: Path, lines: Mapping[tuple, int], model: type[BaseModel]) -> str:
     problems = error.errors(include_url=False)
-    first = problems[0]
+    first = min(problems, key=lambda problem: problem["type"] != "extra_forbidden")  # a slip of the pen explains most
     where = tuple(first["loc"])
     line = next((lines[where[:n]] for n in range(len(where), 0, -1) if where[:n] in lines), None)
     field = ".".join(map(str, where)) or "recipe"

@@ -241,7 +241,7 @@ def simplify(data_B, start, end, table, split_alone, fold_numbers, out_B, units_
         if inside and (kind == SEPARATOR or alone):
             units_U4[words, 1], units_U4[words, 3] = used, at
             words, inside = words + 1, False
-        if kind == SEPARATOR or kind == IGNORED:
+        if kind in (SEPARATOR, IGNORED):
             at += size
             continue
         if not inside:

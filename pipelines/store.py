@@ -163,7 +163,7 @@ def _locked(work: Path) -> Iterator[None]:
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("w") as file:
         try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)  # not flock: forked children would inherit it
         except BlockingIOError:
             raise DataError(f"another loam process is working on {work.name}; wait for it or stop it") from None
         yield

@@ -22,6 +22,7 @@ from pipelines.records import Record, record_of
 PAGES = WarcRecordType.response | WarcRecordType.resource | WarcRecordType.conversion
 FIXED_DATE = datetime(2020, 1, 1, tzinfo=UTC)  # files that Loam writes hold no clock
 HTML_TYPES = ("text/html", "application/xhtml+xml")
+MEMBER_START = GZIP_MAGIC + b"\x08"
 MAX_URL_LINE = 1 << 16
 
 
@@ -75,18 +76,44 @@ def read_pages(path: Path, max_bytes: int) -> Iterator[Page]:
 
 
 def _read_warc(path: Path, max_bytes: int) -> Iterator[Page]:
-    row, last = 0, 0
-    try:
-        with path.open("rb") as file:
-            for row, entry in enumerate(ArchiveIterator(file, parse_http=False)):
-                last = entry.stream_pos
-                if entry.record_type & PAGES:
-                    yield _page_of(entry, row, max_bytes)
-    except STREAM_ERRORS as error:
-        yield Page(record_of(b"", last, row + 1, reason_of(error)))
-        return
-    if not _ends_whole(path, last):
-        yield Page(record_of(b"", last, row + 1, "truncated"))
+    """Read records, going on behind damage at the next gzip member that can be read."""
+    row, last, start = 0, -1, 0
+    page: Page | None = None
+    while start is not None:
+        good = last
+        try:
+            with path.open("rb") as file:
+                file.seek(start)
+                for entry in ArchiveIterator(file, parse_http=False):
+                    last = entry.stream_pos
+                    page = _page_of(entry, row, max_bytes) if entry.record_type & PAGES else None
+                    row += 1
+                    if page is not None:
+                        yield page
+        except STREAM_ERRORS as error:
+            first = start == 0 or last > good  # damage is counted once, however often reading is tried again
+            start = _next_member(path, max(last, start) + 1)
+            if first:
+                problem = reason_of(error) if start else _tail_problem(path, last) or reason_of(error)
+                yield Page(record_of(b"", max(last, 0), row, problem))
+                row += 1
+        else:
+            told = page is not None and page.record.problem == "truncated"
+            if not told and (problem := _tail_problem(path, last)):
+                yield Page(record_of(b"", max(last, 0), row, problem))
+            return
+
+
+def _next_member(path: Path, after: int) -> int | None:
+    """Where the next gzip member may begin, or None."""
+    with path.open("rb") as file:
+        file.seek(after)
+        overlap = b""
+        while chunk := file.read(1 << 20):
+            if (found := (overlap + chunk).find(MEMBER_START)) >= 0:
+                return after - len(overlap) + found
+            after, overlap = after + len(chunk), chunk[-len(MEMBER_START) + 1 :]
+    return None
 
 
 def _page_of(entry: WarcRecord, row: int, max_bytes: int) -> Page:
@@ -130,37 +157,37 @@ def _http_page(record: Record, url: str | None, record_id: str | None) -> Page:
     return Page(record, url, record_id, message.http_headers.status_code, kind, message.http_charset, payload)
 
 
-def _ends_whole(path: Path, last: int) -> bool:
-    """Whether a file that was read without error ends where its last record, at `last`, does.
+def _tail_problem(path: Path, last: int) -> str | None:
+    """What is wrong with the end of a file whose last record begins at `last` (-1: there is none), or None.
 
     FastWARC stops in silence at a file that breaks off between the lines of a header.
     """
     with path.open("rb") as file:
-        file.seek(last)
+        is_gzip = file.read(2) == GZIP_MAGIC
+        file.seek(max(last, 0))
         data = file.read()
-        if not data.startswith(GZIP_MAGIC):
+        if is_gzip and not data.startswith(GZIP_MAGIC):  # one stream for all records: offsets count its content
             file.seek(0)
-            if file.read(2) == GZIP_MAGIC:  # one gzip stream for all records: offsets count decompressed bytes
-                return _gzip_is_whole(GZIP_MAGIC + file.read())
-            head, _, rest = data.partition(b"\r\n\r\n")
-            lengths = [
-                line.split(b":")[1] for line in head.split(b"\r\n") if line.lower().startswith(b"content-length")
-            ]
-            return data[:4] != b"WARC" or (bool(lengths) and not rest[int(lengths[0]) :].strip())
-    return _gzip_is_whole(data)
+            data = file.read()
+    if is_gzip:
+        return _gzip_problem(data)
+    head, _, rest = data.partition(b"\r\n\r\n")
+    lengths = [line.split(b":")[1] for line in head.split(b"\r\n") if line.lower().startswith(b"content-length:")]
+    is_whole = not data.startswith(b"WARC/") or (bool(lengths) and not rest[int(lengths[0]) :].strip())
+    return None if is_whole else "truncated"
 
 
-def _gzip_is_whole(data: bytes) -> bool:
+def _gzip_problem(data: bytes) -> str | None:
     while data:
         member = zlib.decompressobj(31)
         try:
             member.decompress(data)
         except zlib.error:
-            return not data.strip(b"\0")  # padding after the last member is harmless
+            return "corrupt" if data.strip(b"\0") else None  # padding after the last member is harmless
         if not member.eof:
-            return False
+            return "truncated"
         data = member.unused_data
-    return True
+    return None
 
 
 def _read_arc(path: Path, max_bytes: int) -> Iterator[Page]:

@@ -19,8 +19,12 @@ from pathlib import Path
 
 import pyarrow.parquet as pq
 import pytest
+from hypothesis import settings
 
 from pipelines.document import conform, table_of
+
+settings.register_profile("loam", deadline=None)  # a busy machine is no failure
+settings.load_profile("loam")
 
 BESIDE = Path(__file__).resolve().parents[1].parent / "shared"
 

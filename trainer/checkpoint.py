@@ -1,7 +1,7 @@
 """Checkpoints: the state of a run that may be killed at any moment, and the finished model.
 
-Both are a safetensors file beside a JSON file that holds its sha256; a folder is written under another name, flushed and
-renamed, and is believed only when the hash agrees, so that a torn or damaged checkpoint falls back to the one before.
+Both are a safetensors file beside a JSON file that holds its sha256; a folder is written under another name, flushed
+and renamed, and is believed only when the hash agrees: a torn or damaged checkpoint falls back to the one before.
 No random state is kept: after the first weights nothing draws a random number (`stream.py`).
 """
 

@@ -20,11 +20,10 @@ from pydantic import Field, model_validator
 
 from pipelines.document import conform
 from pipelines.errors import DataError
-from pipelines.files import write_atomically
 from pipelines.manifest import Counts
 from pipelines.recipe import Section
 from pipelines.store import Outcome
-from trainer.eval_items import EvalItem
+from trainer.eval_items import EvalItem, write_items
 
 CJK = r"\u3040-\u30ff\u3400-\u9fff\uf900-\ufaff"
 WORD = re.compile(rf"[{CJK}]|[^\s{CJK}]+")  # what passages are cut by: a CJK character counts as a word
@@ -221,8 +220,7 @@ def _squeezed(text: str) -> str:
 def _write(work: Path, items: dict[str, list[EvalItem]]) -> None:
     for name, group in items.items():
         if group:
-            lines = "".join(item.to_json() + "\n" for item in group)
-            write_atomically(work / "items" / f"{name}.jsonl", lines.encode())
+            write_items(work / "items" / f"{name}.jsonl", group)
     rows = [(item.id, item.benchmark) for group in items.values() for item in group]
     table = pa.table(
         {"id": pa.array([r[0] for r in rows], pa.string()), "benchmark": pa.array([r[1] for r in rows], pa.string())}

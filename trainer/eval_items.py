@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from pipelines.errors import DataError
+from pipelines.files import write_atomically
 
 ANSWER = "Answer:"
 
@@ -42,55 +43,62 @@ class EvalItem:
         return json.dumps(row, ensure_ascii=False)
 
 
-@dataclass(frozen=True)
-class ItemSet:
-    """What a list of item files gave.
-
-    Attributes:
-        items: the usable ones, in the order of the files.
-        rejected: benchmark -> reason -> rows that could not be used.
-    """
-
-    items: tuple[EvalItem, ...]
-    rejected: dict[str, dict[str, int]]
-
-    def benchmarks(self) -> dict[str, list[EvalItem]]:
-        """The items by benchmark, in order of first appearance."""
-        groups: dict[str, list[EvalItem]] = {}
-        for item in self.items:
-            groups.setdefault(item.benchmark, []).append(item)
-        return groups
-
-
-def load_items(files: Sequence[Path]) -> ItemSet:
-    """Read item files, `.jsonl` or `.jsonl.gz`; a bad row is counted, never raised.
+def load_items(file: Path) -> tuple[list[EvalItem], dict[str, int]]:
+    """Read an item file, `.jsonl` or `.jsonl.gz`; a bad row is counted, never raised.
 
     Args:
-        files: rows have `query`, `choices`, `gold`, and optionally `id` and `benchmark`, which default to the line's
-            number and the file's name.
+        file: rows have `query`, `choices`, `gold`, and optionally `id` and `benchmark`, which default to the line's
+            number and the file's name. A row without `benchmark` is brought to the form with `Answer:`.
+
+    Returns:
+        The items, and reason -> rows that could not be used.
 
     Raises:
-        DataError: a file cannot be read, or no row of all files is usable.
+        DataError: the file cannot be read.
     """
     items: list[EvalItem] = []
-    rejected: dict[str, Counter[str]] = {}
+    rejected: Counter[str] = Counter()
     seen: set[tuple[str, str]] = set()
-    for file in files:
-        name = file.name.removesuffix(".gz").removesuffix(".jsonl")
-        for number, line in _lines(file):
-            found = _item_of(line, name, number)
-            if isinstance(found, EvalItem) and (found.benchmark, found.id) in seen:
-                found = "duplicate_id"
-            if isinstance(found, str):
-                rejected.setdefault(name, Counter())[found] += 1
-                continue
+    name = file.name.removesuffix(".gz").removesuffix(".jsonl")
+    for number, line in _lines(file):
+        found = _item_of(line, name, number)
+        if isinstance(found, str):
+            rejected[found] += 1
+        elif (found.benchmark, found.id) in seen:
+            rejected["duplicate_id"] += 1
+        else:
             seen.add((found.benchmark, found.id))
             items.append(found)
-    if files and not items:
-        raise DataError(
-            f"no usable item in {', '.join(f.name for f in files)}; expected lines with query, choices, gold"
-        )
-    return ItemSet(tuple(items), {name: dict(sorted(reasons.items())) for name, reasons in sorted(rejected.items())})
+    return items, dict(sorted(rejected.items()))
+
+
+def load_benchmarks(files: Sequence[Path]) -> tuple[dict[str, list[EvalItem]], dict[str, dict[str, int]]]:
+    """Read item files and group them.
+
+    Returns:
+        Benchmark -> items, and file name -> reason -> rows that could not be used.
+
+    Raises:
+        DataError: a file cannot be read or has no usable item.
+    """
+    groups: dict[str, list[EvalItem]] = {}
+    rejected: dict[str, dict[str, int]] = {}
+    for file in files:
+        items, reasons = load_items(file)
+        if not items:
+            raise DataError(
+                f"{file}: no usable item ({reasons or 'it is empty'}); expected lines with query, choices, gold"
+            )
+        if reasons:
+            rejected[file.name] = reasons
+        for item in items:
+            groups.setdefault(item.benchmark, []).append(item)
+    return groups, rejected
+
+
+def write_items(file: Path, items: Sequence[EvalItem]) -> None:
+    """Write items, one line each."""
+    write_atomically(file, "".join(item.to_json() + "\n" for item in items).encode())
 
 
 def _lines(file: Path) -> Iterator[tuple[int, bytes]]:

@@ -7,6 +7,7 @@ Conventions follow lm-evaluation-harness 0.4.13, with which a test checks agreem
 
 import json
 import math
+import time
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -20,19 +21,18 @@ import xxhash
 from pydantic import Field
 
 from pipelines import journal
-from pipelines.document import conform
 from pipelines.errors import DataError
 from pipelines.execute import SCRATCH
 from pipelines.files import write_atomically
 from pipelines.progress import track
 from pipelines.recipe import Section
 from pipelines.store import Outcome
-from trainer.eval_items import EvalItem, load_items
+from trainer.eval_items import EvalItem, load_benchmarks
+from trainer.held_out import Documents, HeldOut, TokenShard, held_out
 from trainer.likelihood import Scorer, split_pair
 
 Z95 = 1.959963984540054  # the normal distribution's 97.5% point
 LN2 = math.log(2)
-ENCODED_AT_ONCE = 256  # documents tokenized before the token budget is looked at again
 
 
 class EvaluateSettings(Section):
@@ -41,7 +41,7 @@ class EvaluateSettings(Section):
     Attributes:
         max_length: tokens per window; the model's own limit when null.
         tokens_per_domain: held-out documents are scored until they hold this many tokens; null scores all.
-        chars_per_document: a longer document is scored up to here, so that no single one speaks for its domain.
+        chars_per_document: of a document from a Parquet file, this much at most; one long text is not its domain.
         items_per_benchmark: at most this many items of each benchmark, chosen by hash; null scores all.
         batch_tokens: most tokens in a padded batch.
         threads: CPU threads of torch; part of the settings because sums change with it in the last bits.
@@ -59,7 +59,7 @@ def evaluate(
     model: Path,
     work: Path,
     settings: EvaluateSettings,
-    validation: Mapping[str, Sequence[Path]],
+    validation: Path | Mapping[str, Sequence[Path]],
     items: Sequence[Path] = (),
 ) -> Outcome:
     """Measure a model; writes `results.json`, `documents.parquet` and `items.parquet`.
@@ -68,7 +68,7 @@ def evaluate(
         model: Hugging Face folder with its tokenizer.
         work: folder to fill; a call after a kill goes on with the parts that are missing.
         settings: how much to measure.
-        validation: domain -> held-out documents in Parquet.
+        validation: folder of held-out shards (their names are the domains), or domain -> held-out Parquet documents.
         items: item files (`trainer.eval_items`).
 
     Returns:
@@ -79,20 +79,23 @@ def evaluate(
     """
     if not validation and not items:
         raise DataError("nothing to evaluate: give held-out documents or item files")
-    loaded = load_items(items)
+    sources = held_out(validation, settings.chars_per_document) if validation else {}
+    groups, rejected = load_benchmarks(items)
     with _threads(settings.threads):
         scorer = Scorer(model, settings.max_length, settings.batch_tokens)
-        documents = {domain: _once(work / SCRATCH / "domains" / f"{number:03d}.parquet",
-                                   lambda files=files: score_documents(scorer, files, settings))
-                     for number, (domain, files) in enumerate(validation.items())}  # fmt: skip
+        documents = {
+            domain: _once(work / SCRATCH / "domains" / f"{number:03d}.parquet",
+                          lambda source=source: score_documents(scorer, source, settings.tokens_per_domain))
+            for number, (domain, source) in enumerate(sources.items())
+        }  # fmt: skip
         benchmarks = {name: _once(work / SCRATCH / "benchmarks" / f"{number:03d}.parquet",
                                   lambda group=group: score_items(scorer, _limited(group, settings)))
-                      for number, (name, group) in enumerate(loaded.benchmarks().items())}  # fmt: skip
+                      for number, (name, group) in enumerate(groups.items())}  # fmt: skip
     results = {
         "window_tokens": scorer.max_length,
         "domains": {domain: summarize_documents(table) for domain, table in documents.items()},
         "benchmarks": {name: summarize_items(table) for name, table in benchmarks.items()},
-        "rejected_rows": loaded.rejected,
+        "rejected_rows": rejected,
     }
     if documents:
         results["all_domains"] = summarize_documents(pa.concat_tables(documents.values()))
@@ -102,43 +105,37 @@ def evaluate(
     return Outcome(metrics=results)
 
 
-def score_documents(scorer: Scorer, files: Sequence[Path], settings: EvaluateSettings) -> pa.Table:
-    """Score documents, in the order of a hash of their ids, until they hold `tokens_per_domain` tokens.
+def score_documents(scorer: Scorer, source: Documents | TokenShard, limit: int | None) -> pa.Table:
+    """Score documents until they hold `limit` tokens.
 
     Args:
         scorer: the model.
-        files: Parquet documents.
-        settings: how many, and how much of each.
+        source: where they come from, in a fixed order.
+        limit: tokens, or None for all.
 
     Returns:
-        One row per document: id, nll_nats, tokens, bytes.
+        One row per document: id, nll_nats, tokens, bytes; documents without a token are left out.
     """
-    table = pa.concat_tables([conform(_read_documents(file)).select(["id", "text"]) for file in files])
-    ids, texts = table["id"].to_pylist(), table["text"]
-    order = sorted(range(len(ids)), key=lambda row: (xxhash.xxh3_64_intdigest(ids[row].encode()), ids[row], row))
-    rows: list[tuple[str, int, int]] = []
+    rows: list[HeldOut] = []
     spans, owners = [], []
-    tokens_left = math.inf if settings.tokens_per_domain is None else settings.tokens_per_domain
-    for first in range(0, len(order), ENCODED_AT_ONCE):
-        chosen = order[first : first + ENCODED_AT_ONCE]
-        batch = [text[: settings.chars_per_document] for text in texts.take(pa.array(chosen)).to_pylist()]
-        for row, text, tokens in zip(chosen, batch, scorer.encode_all(batch), strict=True):
-            if tokens_left > 0 and tokens:
-                found = scorer.spans_of(tokens)
-                owners += [len(rows)] * len(found)
-                spans += found
-                rows.append((ids[row], len(tokens), len(text.encode())))
-                tokens_left -= len(tokens)
-        if tokens_left <= 0:
+    tokens = 0
+    for document in source.read(scorer):
+        if document.tokens:
+            found = scorer.spans_of(document.tokens)
+            owners += [len(rows)] * len(found)
+            spans += found
+            rows.append(document)
+            tokens += len(document.tokens)
+        if limit is not None and tokens >= limit:
             break
-    total = sum(span.scored for span in spans)
-    with track("bits per byte", total, "tokens") as tracker:
+    started = time.perf_counter()
+    with track("bits per byte", tokens, "tokens") as tracker:
         nll = np.zeros(len(rows))
         np.add.at(nll, owners, scorer.nll_nats(spans, _adding(tracker)))
-    journal.record("evaluate", documents=len(rows), tokens=total)
-    names, tokens, sizes = zip(*rows, strict=True) if rows else ((), (), ())
-    return pa.table({"id": pa.array(names, pa.string()), "nll_nats": pa.array(nll, pa.float64()),
-                     "tokens": pa.array(tokens, pa.int64()), "bytes": pa.array(sizes, pa.int64())})  # fmt: skip
+    journal.record("evaluate", documents=len(rows), tokens=tokens, seconds=round(time.perf_counter() - started, 3))
+    return pa.table({"id": pa.array([row.id for row in rows], pa.string()), "nll_nats": pa.array(nll, pa.float64()),
+                     "tokens": pa.array([len(row.tokens) for row in rows], pa.int64()),
+                     "bytes": pa.array([row.size_bytes for row in rows], pa.int64())})  # fmt: skip
 
 
 def score_items(scorer: Scorer, items: Sequence[EvalItem]) -> pa.Table:
@@ -240,13 +237,6 @@ def _limited(items: Sequence[EvalItem], settings: EvaluateSettings) -> list[Eval
     """The items with the smallest hashes: the same ones whatever else a file holds."""
     ranked = sorted(items, key=lambda item: (xxhash.xxh3_64_intdigest(item.id.encode()), item.id))
     return ranked[: settings.items_per_benchmark]
-
-
-def _read_documents(file: Path) -> pa.Table:
-    try:
-        return pq.read_table(file, columns=["id", "text"])
-    except (pa.ArrowInvalid, OSError) as error:
-        raise DataError(f"{file} is not readable Parquet with id and text: {error}") from None
 
 
 def _once(path: Path, make: Any) -> pa.Table:

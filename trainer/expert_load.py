@@ -41,7 +41,7 @@ class LoadLog:
             file.truncate(size)
         return True
 
-    def append(self, load_LE: np.ndarray) -> None:  # noqa: N803
+    def append(self, load_LE: np.ndarray) -> None:
         """Add one step's counts, int64 (L, E)."""
         with self._path.open("ab") as file:
             file.write(load_LE.astype("<i4").tobytes())
@@ -64,7 +64,7 @@ class LoadLog:
         pq.write_table(table, path, compression="zstd")
 
 
-def summarize_load(load_E: np.ndarray) -> dict[str, float]:  # noqa: N803
+def summarize_load(load_E: np.ndarray) -> dict[str, float]:
     """How even the load of one layer is.
 
     Args:

@@ -42,7 +42,7 @@ def export_hf(
         max_file_bytes: weights are divided into files of at most this size, an index beside them.
 
     Returns:
-        Metrics: architecture, parameters, vocab_size, rows cut from the embedding, files, and caveats for other engines.
+        Metrics: architecture, parameters, vocab_size, rows cut from the embedding, files, caveats for other engines.
 
     Raises:
         DataError: the checkpoint is damaged, or the tokenizer has more tokens than the model.

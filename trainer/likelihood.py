@@ -86,6 +86,12 @@ class Scorer:
         max_length: tokens per window; the model's own limit when not given.
         batch_tokens: most tokens of a padded batch.
 
+    Attributes:
+        max_length: tokens per window.
+        prefix: token that stands before a text.
+        eos_id: token that ends a document, if there is one.
+        vocab_size: of the model.
+
     Raises:
         DataError: the folder holds no model or no tokenizer that transformers can load.
     """
@@ -108,19 +114,23 @@ class Scorer:
         self.max_length = min(max_length or config.max_position_embeddings, config.max_position_embeddings)
         self.batch_tokens = max(1, min(batch_tokens, LOGIT_BUDGET // config.vocab_size))
         self.prefix = _prefix_of(self.tokenizer, config, model)
-        self._check_vocabulary(model, config.vocab_size)
-
-    def _check_vocabulary(self, model: Path, vocabulary: int) -> None:
-        if (found := len(self.tokenizer)) > vocabulary:
-            raise DataError(f"{model}: its tokenizer has {found} tokens, its model only {vocabulary}; wrong tokenizer?")
+        self.eos_id: int | None = self.tokenizer.eos_token_id
+        self.vocab_size: int = config.vocab_size
+        if (found := len(self.tokenizer)) > self.vocab_size:
+            raise DataError(
+                f"{model}: its tokenizer has {found} tokens, its model only {self.vocab_size}; not its own?"
+            )
 
     def encode(self, text: str) -> list[int]:
         """Tokens of a text, with none added."""
         return self.encode_all([text])[0]
 
     def encode_all(self, texts: Sequence[str]) -> list[list[int]]:
-        """Tokens of many texts, with none added."""
-        return self.tokenizer(list(texts), add_special_tokens=False, verbose=False)["input_ids"] if texts else []
+        """Tokens of many texts, with none added; the name of a special token inside a text is text, as in training."""
+        if not texts:
+            return []
+        options = {"add_special_tokens": False, "split_special_tokens": True, "verbose": False}
+        return self.tokenizer(list(texts), **options)["input_ids"]
 
     def spans_of(self, tokens: Sequence[int]) -> list[Span]:
         """`document_spans` with this model's prefix and window."""
@@ -155,6 +165,7 @@ class Scorer:
         from torch.nn.functional import cross_entropy
 
         length = max(len(span.tokens) for span in spans) - 1
+        first = min(len(span.tokens) - 1 - span.scored for span in spans)  # no logits are needed before it
         inputs_BT = torch.zeros((len(spans), length), dtype=torch.long)
         targets_BT = torch.full((len(spans), length), -100)  # what cross_entropy leaves out
         for row, span in enumerate(spans):
@@ -163,8 +174,9 @@ class Scorer:
             inputs_BT[row, :last] = tokens[:-1]
             targets_BT[row, last - span.scored : last] = tokens[last + 1 - span.scored :]
         # right padding needs no mask: a causal model never looks to the right
-        logits_BTV = self.network(input_ids=inputs_BT.to(self.device), use_cache=False).logits
-        losses = cross_entropy(logits_BTV.flatten(0, 1).float(), targets_BT.flatten().to(self.device), reduction="none")
+        found = self.network(input_ids=inputs_BT.to(self.device), use_cache=False, logits_to_keep=length - first)
+        targets_BT = targets_BT[:, first:].to(self.device)
+        losses = cross_entropy(found.logits.flatten(0, 1).float(), targets_BT.flatten(), reduction="none")
         return losses.view_as(targets_BT).double().sum(dim=1).tolist()
 
 

@@ -96,8 +96,8 @@ def train(
 ) -> Outcome:
     """Train a model.
 
-    Writes `metrics.jsonl`, `final/` (a model that `trainer.checkpoint.load_model` reads) and, for a model with experts,
-    `expert_load.parquet`. May be called again on the same folder after a kill.
+    Writes `metrics.jsonl`, `training.json`, `final/` (a model that `trainer.checkpoint.load_model` reads) and, for a
+    model with experts, `expert_load.parquet`. May be called again on the same folder after a kill.
 
     Args:
         recipe: model, stages, seed.
@@ -107,7 +107,8 @@ def train(
         validation_bytes: UTF-8 bytes of each held-out shard's text, for bits per byte.
 
     Returns:
-        Metrics: parameters, steps, tokens, first and last loss of each stage, tokens and passes per domain, held-out losses.
+        Metrics: parameters, steps, tokens, first and last loss and the domains of each stage, held-out losses; what
+        `training.json` holds.
 
     Raises:
         RecipeError: the vocabulary's size is not set.
@@ -227,8 +228,8 @@ def _train_step(run: Run, number: int, stage: StageSettings, local: int) -> dict
     mean_loss, grad_norm = float(torch.stack(losses).sum()), float(norm)
     if not (math.isfinite(mean_loss) and math.isfinite(grad_norm)):
         raise StepError(
-            f"training {run.recipe.name}: step {run.step + 1} (stage {stage.name}) has loss {mean_loss} and gradient norm "
-            f"{grad_norm}; lower learning_rate or grad_clip, then run again"
+            f"training {run.recipe.name}: step {run.step + 1} (stage {stage.name}) has loss {mean_loss} and gradient "
+            f"norm {grad_norm}; lower learning_rate or grad_clip, then run again"
         )
     run.optimizer.step()
     run.step += 1

@@ -81,7 +81,7 @@ class Decoder(nn.Module):
         return nn.functional.linear(hidden_BTD, self.output_VD.to(hidden_BTD.dtype))
 
     def loss(self, inputs_BT: Tensor, targets_BT: Tensor) -> Tensor:
-        """Mean cross-entropy in nats per token, fp32 scalar with a gradient; balance losses are apart (`aux_losses`)."""
+        """Mean cross-entropy in nats per token, fp32 scalar; balance losses are apart (`aux_losses`)."""
         hidden_ND = self.hidden(inputs_BT).flatten(0, 1)
         return mean_cross_entropy(hidden_ND, self.output_VD, targets_BT.flatten())
 

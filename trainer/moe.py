@@ -2,7 +2,7 @@
 
 Balance is kept without a loss: a bias per expert, moved by the sign of its over- or underload after each step, decides
 who is chosen but never how much they count (arXiv:2408.15664; as in DeepSeek-V3 and dots.llm1). Tokens are sorted by
-expert, multiplied in groups and gathered back by the inverse permutation: no atomic addition, so the same bits each time.
+expert, multiplied in groups and gathered back by the inverse permutation: no atomic addition, the same bits each time.
 
 Legend: B batch, T positions, N tokens, D width, E experts, K experts per token, M = N * K, F expert width.
 """

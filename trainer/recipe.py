@@ -6,6 +6,7 @@ arXiv:2506.05767), so that an exported model needs no code of ours.
 """
 
 import math
+from pathlib import Path
 from typing import Literal
 
 from pydantic import Field, model_validator
@@ -99,7 +100,8 @@ class ModelSettings(Section):
     def flops_per_token(self, sequence_length: int) -> float:
         """Floating-point operations of one training token, forward and backward.
 
-        `6 * (active parameters - embedding table + output projection) + 6 * layers * heads * head_dim * sequence_length`:
+        `6 * (active parameters - embedding table + output projection)
+        + 6 * layers * heads * head_dim * sequence_length`:
         the table is a look-up, a tied one is multiplied once as output projection; the second term is attention's two
         products (2 * 2 * T * heads * head_dim forward, three times that with backward) at the causal half.
         """
@@ -212,6 +214,7 @@ class TrainRecipe(Section):
         device: `auto` takes a GPU when there is one.
     """
 
+    kind: Literal["train"] = "train"
     name: str
     model: ModelSettings
     stages: list[StageSettings] = Field(min_length=1)
@@ -252,3 +255,15 @@ class TrainRecipe(Section):
         """
         if self.model.vocab_size == 0:
             raise RecipeError(f"recipe {self.name!r}: model.vocab_size is not set; give it or train through a flow")
+
+
+def with_vocabulary(recipe: TrainRecipe, tokenizer: Path) -> TrainRecipe:
+    """The recipe over the vocabulary of a tokenizer.
+
+    Args:
+        recipe: what to train.
+        tokenizer: file or folder that `pipelines.tokenizer.load_tokenizer` reads.
+    """
+    from pipelines.tokenizer import load_tokenizer
+
+    return recipe.model_copy(update={"model": recipe.model.with_vocabulary(load_tokenizer(tokenizer).vocab_size)})

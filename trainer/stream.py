@@ -1,7 +1,7 @@
-"""Samples of a blend by number: sample k of a stage is a pure function of (seed, stage, k), so that resuming is a number.
+"""Samples of a blend by number: sample k of a stage is a pure function of (seed, stage, k), so resuming is a number.
 
 Each domain is an endless sequence of epochs; an epoch is the domain's documents in an order that depends on the seed
-and the epoch only, never on the mixture: two mixtures meet a domain's documents in the same order, one of them only gets
+and the epoch only, never on the mixture: two mixtures meet a domain's documents in the same order, one only gets
 further. The first epoch of the first stage is Megatron's `GPTDataset` to the token (one-token overlap, same shuffles),
 and domains are interleaved by Megatron's greedy rule (`build_blending_indices`). A later stage draws in an order of
 its own: documents may return in it before every other was seen once.
@@ -25,7 +25,7 @@ CAP_TOLERANCE = 1.01  # whole batches and samples round a share up
 
 
 @numba.njit(cache=True)
-def greedy_blend(weights_P: np.ndarray, samples: int) -> tuple[np.ndarray, np.ndarray]:  # noqa: N803
+def greedy_blend(weights_P: np.ndarray, samples: int) -> tuple[np.ndarray, np.ndarray]:
     """Interleave parts so that after every sample each part's count is as near to its share as can be.
 
     Args:
@@ -215,8 +215,8 @@ def blends_of_stages(stages: Sequence[StageSettings], blends: Mapping[str, Blend
         return [blends] * len(stages)
     found = []
     for stage in stages:
-        name = stage.blend if stage.blend is not None or len(blends) != 1 else next(iter(blends))
-        if name not in blends:
+        name = next(iter(blends)) if stage.blend is None and len(blends) == 1 else stage.blend
+        if name is None or name not in blends:
             there = ", ".join(sorted(blends))
             raise DataError(f"stage {stage.name} draws from blend {name!r}; there are: {there}")
         found.append(blends[name])

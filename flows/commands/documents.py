@@ -19,7 +19,9 @@ def register(app: typer.Typer) -> None:
     """Add this group's verbs."""
     for verb in (extract, language, filter_, dedup, pii, decontaminate, tokenize, verify):
         app.command(verb.__name__.rstrip("_"))(verb)
-    quality = typer.Typer(help="Train a fastText quality classifier, or score documents with one.", no_args_is_help=True)
+    quality = typer.Typer(
+        help="Train a fastText quality classifier, or score documents with one.", no_args_is_help=True
+    )
     quality.command("train")(quality_train)
     quality.command("score")(quality_score)
     app.add_typer(quality, name="quality")
@@ -167,9 +169,7 @@ def verify(
         raise DataError(f"{prefix}: {failed.name}: expected {failed.expected}, found {failed.found}")
 
 
-def quality_train(
-    inputs: Inputs, out: Out, sets: Sets = None, as_json: AsJson = False
-) -> None:
+def quality_train(inputs: Inputs, out: Out, sets: Sets = None, as_json: AsJson = False) -> None:
     """Train a quality classifier; --set positive=... says which documents are good."""
     from filters import quality as module
     from pipelines.readers import as_documents

@@ -111,7 +111,9 @@ def train(
              {"mixture": sha256_of(mixture)} if mixture else None)  # fmt: skip
 
 
-def import_(model: Annotated[Path, typer.Argument(help="Hugging Face model folder")], out: Out, as_json: AsJson = False) -> None:
+def import_(
+    model: Annotated[Path, typer.Argument(help="Hugging Face model folder")], out: Out, as_json: AsJson = False
+) -> None:
     """A Hugging Face model to a native checkpoint."""
     from flows.train_verb import NoSettings
     from trainer.hf_import import import_hf
@@ -165,5 +167,3 @@ def evaluate(
         return evaluate_files(folder, work, settings, document_files, item_files)
 
     run_verb("eval", out, settings, [*item_files, *document_files], action, as_json, folder_digests(folder, "model"))
-
-

@@ -129,7 +129,9 @@ def report(run: RunFolder, out: Annotated[Path | None, typer.Option("--out", "-o
 
 def trace(
     token_row: Annotated[str, typer.Argument(metavar="SHARD:ROW", help="Prefix of a shard and a sequence's number")],
-    root: Annotated[list[Path] | None, typer.Option(help="Where raw files lie, when not in the run (repeatable)")] = None,
+    root: Annotated[
+        list[Path] | None, typer.Option(help="Where raw files lie, when not in the run (repeatable)")
+    ] = None,
     raw: Annotated[bool, typer.Option("--raw", help="Write the raw record's bytes to stdout")] = False,
     as_json: AsJson = False,
 ) -> None:

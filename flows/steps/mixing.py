@@ -132,7 +132,9 @@ def _mixture(recipe: RunRecipe) -> Step:
         from mixtures.mixture import Mixture
 
         losses = target_losses(place.of("confirm") / "metrics.csv", recipe.ablate.targets)
-        groups = {name: [v for k, v in losses.items() if k.startswith(f"{name}-seed")] for name in ("prior", "proposal")}
+        groups = {
+            name: [v for k, v in losses.items() if k.startswith(f"{name}-seed")] for name in ("prior", "proposal")
+        }
         verdict = compare(groups["prior"], groups["proposal"])
         proven = {"better": "proposal", "worse": "prior", "inconclusive": recipe.ablate.unproven}[verdict.verdict]
         weights = dict(candidates(place)[proven])

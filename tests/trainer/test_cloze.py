@@ -30,7 +30,7 @@ def made(folder: Path) -> dict[str, bytes]:
 def test_the_gold_choice_continues_the_query_and_the_others_do_not(tmp_path: Path):
     file = documents(tmp_path, {f"d{n}": counted(n) for n in range(9)})
     outcome = make_cloze_items([file], tmp_path / "out", SHORT)
-    items = load_items([tmp_path / "out" / "items" / "cloze_web_en.jsonl"]).items
+    items = load_items(tmp_path / "out" / "items" / "cloze_web_en.jsonl")[0]
     assert outcome.metrics == {"items": {"cloze_web_en": 9}}
     for item in items:
         number = item.id[1:]
@@ -43,7 +43,7 @@ def test_the_gold_choice_continues_the_query_and_the_others_do_not(tmp_path: Pat
 def test_chinese_counts_characters(tmp_path: Path):
     texts = {f"d{n}": "".join(chr(0x4E00 + 40 * n + place) for place in range(40)) for n in range(5)}
     make_cloze_items([documents(tmp_path, texts, "zh")], tmp_path / "out", SHORT)
-    items = load_items([tmp_path / "out" / "items" / "cloze_zh.jsonl"]).items
+    items = load_items(tmp_path / "out" / "items" / "cloze_zh.jsonl")[0]
     assert [(len(item.query), {len(c) for c in item.choices}) for item in items] == [(8, {6})] * 5
 
 
@@ -81,7 +81,7 @@ def test_wrong_choices_are_close_in_length(tmp_path: Path):
         f"d{n:02d}": " ".join(f"{chr(97 + n % 26)}{'x' * (n + 1)}{place}" for place in range(30)) for n in range(20)
     }
     make_cloze_items([documents(tmp_path, texts)], tmp_path / "out", SHORT)
-    for item in load_items([tmp_path / "out" / "items" / "cloze_web_en.jsonl"]).items:
+    for item in load_items(tmp_path / "out" / "items" / "cloze_web_en.jsonl")[0]:
         lengths = [len(choice) for choice in item.choices]
         assert (
             max(lengths) - min(lengths) <= 9 * 6 + 6

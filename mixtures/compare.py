@@ -23,14 +23,13 @@ class Verdict(Section):
     Attributes:
         verdict: `better` or `worse` when the whole interval lies on one side of 0.
         difference: mean of proposal minus prior; below 0 the proposal is better.
-        lo95, hi95: Student's t interval of the difference; None with fewer than two pairs.
+        interval: Student's t interval of the difference, 95%; None with fewer than two pairs.
         pairs: how many.
     """
 
     verdict: Literal["better", "worse", "inconclusive"]
     difference: float
-    lo95: float | None
-    hi95: float | None
+    interval: tuple[float, float] | None
     pairs: int
 
 
@@ -54,8 +53,8 @@ def compare(prior_losses: Sequence[float], proposal_losses: Sequence[float]) -> 
         raise DataError("a paired comparison needs finite losses; a run diverged: look at its training curve")
     middle = float(gaps.mean())
     if len(gaps) < 2:
-        return Verdict(verdict="inconclusive", difference=middle, lo95=None, hi95=None, pairs=len(gaps))
+        return Verdict(verdict="inconclusive", difference=middle, interval=None, pairs=len(gaps))
     half = float(stdtrit(len(gaps) - 1, (1 + LEVEL) / 2) * gaps.std(ddof=1)) / math.sqrt(len(gaps))
     lo, hi = middle - half, middle + half
     verdict = "better" if hi < 0 else "worse" if lo > 0 else "inconclusive"
-    return Verdict(verdict=verdict, difference=middle, lo95=lo, hi95=hi, pairs=len(gaps))
+    return Verdict(verdict=verdict, difference=middle, interval=(lo, hi), pairs=len(gaps))

@@ -1,0 +1,45 @@
+"""The decorator of all kernels: numba, compiled once per machine and version of the kernels.
+
+The one choice that matters: numba's own cache looks only at the file of the function that is called, and would go on
+serving machine code of a kernel whose callee in another file has changed; so the cache lies in a folder named by the hash
+of all kernel files. Source: numba's documentation, "Caching", limitations.
+"""
+
+import hashlib
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, TypeVar
+
+from numba import config, njit
+
+Function = TypeVar("Function", bound=Callable[..., Any])
+_HERE = Path(__file__).resolve().parent
+
+
+def _cache_folder() -> str | None:
+    """Where compiled kernels lie: None when the folder cannot be written."""
+    digest = hashlib.sha256()
+    for path in sorted(_HERE.glob("*.py")):
+        source = path.read_bytes()
+        if b"filters.compiled" in source or b"filters.characters" in source or path.stem == "characters":
+            digest.update(path.name.encode() + b"\0" + source)
+    folder = _HERE / "__pycache__" / f"kernels-{digest.hexdigest()[:12]}"
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError:
+        return None
+    return str(folder) if os.access(folder, os.W_OK) else None
+
+
+_FOLDER = _cache_folder()
+
+
+def kernel(function: Function) -> Function:
+    """Compile a function at its first call, without the interpreter's lock."""
+    before = config.CACHE_DIR
+    config.CACHE_DIR = _FOLDER or ""
+    try:
+        return njit(cache=_FOLDER is not None, nogil=True)(function)
+    finally:
+        config.CACHE_DIR = before

@@ -1,0 +1,158 @@
+"""The drawings of a report, as SVG text.
+
+The same numbers give the same bytes: element ids are salted with a constant, and no date is written. Colours are the
+Okabe-Ito set, which people with any colour vision can tell apart.
+"""
+
+import io
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+COLOURS = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00", "#F0E442", "#000000")
+INCH_WIDE = 8.5
+
+
+def _figure(height: float, columns: int = 1) -> tuple[Any, Any]:
+    """A figure and its axes; matplotlib is imported here, since only reports need it."""
+    import matplotlib
+
+    matplotlib.use("svg")
+    from matplotlib import pyplot
+
+    pyplot.rcParams.update({"svg.hashsalt": "loam", "svg.fonttype": "none", "font.size": 9, "font.family": "sans-serif",
+                            "axes.spines.top": False, "axes.spines.right": False, "axes.prop_cycle":
+                            pyplot.cycler(color=COLOURS)})  # fmt: skip
+    return pyplot.subplots(1, columns, figsize=(INCH_WIDE, height), squeeze=False, layout="constrained")
+
+
+def _svg(figure: Any) -> str:
+    from matplotlib import pyplot
+
+    stream = io.StringIO()
+    figure.savefig(stream, format="svg", metadata={"Date": None, "Creator": None})
+    pyplot.close(figure)
+    text = stream.getvalue()
+    return text[text.index("<svg") :]
+
+
+def funnel(stages: Sequence[str], counts: Mapping[str, Sequence[int]]) -> str:
+    """Documents that are left after each stage, stacked by domain.
+
+    Args:
+        stages: names of the stages.
+        counts: domain -> documents after each stage.
+    """
+    figure, axes = _figure(0.42 * len(stages) + 0.8)
+    axis, left = axes[0][0], np.zeros(len(stages))
+    places = np.arange(len(stages))[::-1]
+    for domain, values in counts.items():
+        axis.barh(places, values, left=left, label=domain, height=0.7)
+        left += np.asarray(values, float)
+    for place, total in zip(places, left, strict=True):
+        axis.text(total, place, f" {total:,.0f}", va="center")
+    axis.set_yticks(places, stages)
+    axis.set_xlabel("documents")
+    axis.legend(frameon=False, fontsize=8)
+    return _svg(figure)
+
+
+def histograms(values: Mapping[str, np.ndarray], cuts: Mapping[str, Sequence[float]], label: str) -> str:
+    """One histogram for each group, with its cut-offs as lines.
+
+    Args:
+        values: group -> numbers.
+        cuts: group -> cut-offs.
+        label: of the horizontal axis.
+    """
+    figure, axes = _figure(2.3, len(values))
+    for axis, (group, numbers) in zip(axes[0], values.items(), strict=True):
+        axis.hist(numbers, bins=40, color=COLOURS[0])
+        for cut in cuts.get(group, ()):
+            axis.axvline(cut, color=COLOURS[5], linewidth=1)
+        axis.set_title(group, fontsize=9)
+        axis.set_xlabel(label)
+    axes[0][0].set_ylabel("documents")
+    return _svg(figure)
+
+
+def mixtures(domains: Sequence[str], weights: Mapping[str, Sequence[float]], swarm: np.ndarray) -> str:
+    """Weights of named mixtures as bars, those of the swarm as dots.
+
+    Args:
+        domains: names.
+        weights: mixture -> weight of each domain.
+        swarm: float64 (mixtures, domains).
+    """
+    figure, axes = _figure(0.34 * len(domains) + 0.9)
+    axis = axes[0][0]
+    places = np.arange(len(domains))[::-1].astype(float)
+    thick = 0.8 / len(weights)
+    for number, (name, values) in enumerate(weights.items()):
+        axis.barh(places + 0.4 - thick * (number + 0.5), values, height=thick, label=name, color=COLOURS[number])
+    rows = np.repeat(places[None], len(swarm), axis=0)
+    axis.plot(swarm.ravel(), rows.ravel(), ".", color="#555555", markersize=3, alpha=0.5, label="swarm")
+    axis.set_yticks(places, domains)
+    axis.set_xlabel("share of tokens")
+    axis.legend(frameon=False, fontsize=8)
+    return _svg(figure)
+
+
+def predicted_against_measured(names: Sequence[str], predicted: np.ndarray, measured: np.ndarray) -> str:
+    """Held-out predictions of the law against what the proxies measured, one panel for each metric.
+
+    Args:
+        names: of the metrics.
+        predicted: float64 (runs, metrics), each predicted by a law that has not seen the run, nats per token.
+        measured: float64 (runs, metrics).
+    """
+    figure, axes = _figure(2.6, len(names))
+    for axis, name, x, y in zip(axes[0], names, predicted.T, measured.T, strict=True):
+        axis.plot(x, y, "o", markersize=3, alpha=0.8)
+        ends = [min(x.min(), y.min()), max(x.max(), y.max())]
+        axis.plot(ends, ends, color="#888888", linewidth=0.8)
+        axis.set_title(name, fontsize=9)
+        axis.set_xlabel("predicted")
+    axes[0][0].set_ylabel("measured, nats per token")
+    return _svg(figure)
+
+
+def curves(lines: Mapping[str, tuple[Sequence[float], Sequence[float]]], marks: Sequence[float], label: str) -> str:
+    """Losses over tokens.
+
+    Args:
+        lines: name -> (tokens, loss).
+        marks: tokens at which a stage ends.
+        label: of the vertical axis.
+    """
+    figure, axes = _figure(2.8)
+    axis = axes[0][0]
+    for name, (tokens, losses) in lines.items():
+        axis.plot(np.asarray(tokens) / 1e6, losses, linewidth=1, label=name, marker="o" if len(tokens) < 12 else None,
+                  markersize=3)  # fmt: skip
+    for mark in marks:
+        axis.axvline(mark / 1e6, color="#888888", linewidth=0.8, linestyle="--")
+    axis.set_xlabel("million tokens")
+    axis.set_ylabel(label)
+    axis.legend(frameon=False, fontsize=8, ncols=3)
+    return _svg(figure)
+
+
+def expert_load(share: Mapping[int, np.ndarray]) -> str:
+    """Share of each expert over training, one panel for each layer; an even load is one colour everywhere.
+
+    Args:
+        share: layer -> float64 (experts, windows), shares of the layer's choices.
+    """
+    figure, axes = _figure(2.4, len(share))
+    image = None
+    for axis, (layer, values) in zip(axes[0], share.items(), strict=True):
+        even = 1 / len(values)
+        image = axis.imshow(values / even, aspect="auto", vmin=0, vmax=2, cmap="RdBu_r", interpolation="nearest")
+        axis.set_title(f"layer {layer}", fontsize=9)
+        axis.set_xlabel("training")
+        axis.set_xticks([])
+    axes[0][0].set_ylabel("expert")
+    figure.colorbar(image, ax=axes[0].tolist(), label="load / even load")
+    return _svg(figure)

@@ -1,0 +1,256 @@
+"""The report of a run: one static HTML file with no script, no font and no address outside itself.
+
+It is drawn from manifests and outputs alone, never from a clock, so that the same run gives the same file. Every number
+in it is in `loam show --json` too.
+"""
+
+import html
+import json
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import polars as pl
+
+from flows import plots
+from flows.show import manifests_of
+from pipelines.files import write_atomically
+from pipelines.manifest import Manifest
+from pipelines.quantities import human
+
+Manifests = Mapping[str, Manifest]
+FUNNEL = ("ingest", "filter", "dedup_exact", "dedup_near", "quality", "decontaminate", "bucketed")
+STYLE = """body{font:15px/1.5 system-ui,sans-serif;max-width:60rem;margin:2rem auto;padding:0 1rem;color:#222}
+h1{font-size:1.6rem}h2{font-size:1.2rem;margin-top:2.2rem;border-bottom:1px solid #ddd}table{border-collapse:collapse;
+font-size:.85rem}td,th{padding:.15rem .7rem;border-bottom:1px solid #eee;text-align:right}td:first-child,th:first-child
+{text-align:left}.verdict{background:#f4f4ec;padding:.6rem 1rem;border-left:4px solid #009E73}svg{max-width:100%;height:auto}
+.note{color:#666;font-size:.85rem}code{font-size:.85em}"""
+
+
+def write_report(folder: Path, target: Path) -> None:
+    """Draw the report of a run.
+
+    Args:
+        folder: the run's; steps that are not done yet are left out.
+        target: HTML file to write.
+    """
+    manifests = manifests_of(folder)
+    sections: list[Callable[[Path, Manifests], str]] = [
+        _verdict, _funnel, _reasons, _perplexity, _mixture, _law, _curves, _experts, _evaluation, _synthesis, _lineage,
+    ]  # fmt: skip
+    body = "\n".join(section(folder, manifests) for section in sections)
+    name = html.escape(folder.name)
+    page = f"""<!doctype html>
+<html lang="en"><head><meta charset="utf-8"><title>Loam: {name}</title><style>{STYLE}</style></head>
+<body><h1>{name}</h1>
+{body}
+</body></html>
+"""
+    write_atomically(target, page.encode())
+
+
+def table(head: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
+    """An HTML table; numbers are written the way people read them."""
+    cells = "".join(f"<th>{html.escape(name)}</th>" for name in head)
+    lines = "".join("<tr>" + "".join(f"<td>{_cell(value)}</td>" for value in row) + "</tr>" for row in rows)
+    return f"<table><tr>{cells}</tr>{lines}</table>"
+
+
+def _cell(value: object) -> str:
+    if value is None:
+        return "&ndash;"
+    if isinstance(value, float):
+        return f"{value:.4g}"
+    return f"{value:,}" if isinstance(value, int) else html.escape(str(value))
+
+
+def _section(title: str, *parts: str) -> str:
+    return f"<h2>{html.escape(title)}</h2>\n" + "\n".join(parts)
+
+
+def _verdict(folder: Path, manifests: Manifests) -> str:
+    if "mixture" not in manifests:
+        return ""
+    found = manifests["mixture"].metrics
+    low, high = found["interval"]
+    return (
+        f'<p class="verdict"><b>Proposal against prior: {found["verdict"]}.</b> The proposal\'s target loss differs from '
+        f"the prior's by {found['difference']:+.4f} nats per token (95% interval {low:+.4f} to {high:+.4f}, "
+        f"{len(found['losses']['prior'])} seeds each). The model was trained on the <b>{found['chosen']}</b>.</p>"
+    )
+
+
+def _funnel(folder: Path, manifests: Manifests) -> str:
+    stages = [name for name in FUNNEL if name in manifests]
+    if not stages:
+        return ""
+    left = {name: _documents_by_domain(folder / name) for name in stages}
+    domains = sorted({domain for counts in left.values() for domain in counts})
+    drawing = plots.funnel(stages, {d: [left[s].get(d, 0) for s in stages] for d in domains})
+    rows = []
+    for name in stages:
+        counts = manifests[name].counts
+        assert counts is not None
+        rows.append((name, counts.docs_in, counts.kept, sum(counts.dropped.values()), sum(counts.rejected.values())))
+    tokens = manifests["tokens"].metrics["domains"] if "tokens" in manifests else {}
+    parts = [drawing, table(("step", "in", "kept", "dropped", "rejected"), rows)]
+    if tokens:
+        parts += ["<h3>Tokens</h3>", table(("domain", "documents", "tokens", "bytes"), _token_rows(tokens))]
+    return _section("From raw records to documents", *parts)
+
+
+def _token_rows(domains: Mapping[str, Any]) -> list[tuple]:
+    return [(name, split["train"]["documents"], split["train"]["tokens"], split["train"]["bytes"])
+            for name, split in sorted(domains.items()) if "train" in split]  # fmt: skip
+
+
+def _documents_by_domain(step: Path) -> dict[str, int]:
+    """Live documents of a step by base domain, from Parquet footers."""
+    counts: dict[str, int] = {}
+    for root in (step / "kept", step / "documents"):
+        for path in sorted(root.rglob("*.parquet")):
+            domain = path.relative_to(root).parts[0]
+            counts[domain] = counts.get(domain, 0) + pl.scan_parquet(path).select(pl.len()).collect().item()
+    return counts
+
+
+def _reasons(folder: Path, manifests: Manifests) -> str:
+    rows = []
+    for name, manifest in manifests.items():
+        for kind in ("dropped", "rejected"):
+            reasons = getattr(manifest.counts, kind, {})
+            ranked = sorted(reasons.items(), key=lambda item: (-item[1], item[0]))
+            rows += [(name, f"{kind}: {reason}", number) for reason, number in ranked]
+    return _section("Why documents went", table(("step", "reason", "documents"), rows)) if rows else ""
+
+
+def _perplexity(folder: Path, manifests: Manifests) -> str:
+    if "buckets" not in manifests:
+        return ""
+    scores = pl.concat(
+        [pl.read_parquet(path) for path in sorted((folder / "perplexity" / "scores").rglob("*.parquet"))]
+    )
+    scores = scores.filter(pl.col("sum_nll_nats").is_not_null() & (pl.col("scored_tokens") > 0))
+    cutoffs = json.loads((folder / "buckets" / "cutoffs.json").read_text())
+    per = "scored_tokens" if cutoffs["measure"] == "nats_per_token" else "bytes"
+    values, cuts = {}, {}
+    for group in cutoffs["groups"]:
+        rows = scores.filter(pl.all_horizontal([pl.col(key) == value for key, value in group["group"].items()]))
+        name = "/".join(group["group"].values())
+        if rows.height:
+            values[name] = (rows["sum_nll_nats"] / rows[per]).to_numpy()
+            cuts[name] = [cut for cut in (group["high_at_most"], group["mid_at_most"]) if cut is not None]
+    note = f'<p class="note">{html.escape(cutoffs["convention"])}</p>'
+    return _section("Perplexity", plots.histograms(values, cuts, cutoffs["measure"].replace("_", " ")), note)
+
+
+def _mixture(folder: Path, manifests: Manifests) -> str:
+    if "law" not in manifests:
+        return ""
+    ratios = pl.read_csv(folder / "swarm" / "ratios.csv")
+    domains = [name for name in ratios.columns if name != "id"]
+    proposal = json.loads((folder / "law" / "proposal.json").read_text())
+    weights = {"prior": [proposal["prior"][d] for d in domains], "proposal": [proposal["weights"][d] for d in domains]}
+    drawing = plots.mixtures(domains, weights, ratios.select(domains).to_numpy())
+    rows = [(d, proposal["prior"][d], proposal["weights"][d], proposal["epochs"].get(d)) for d in domains]
+    why = f"<p>{html.escape(proposal['reason'])}</p>"
+    return _section("Mixtures", why, drawing, table(("domain", "prior", "proposal", "epochs of the proposal"), rows))
+
+
+def _law(folder: Path, manifests: Manifests) -> str:
+    if "law" not in manifests:
+        return ""
+    held_out = pl.read_csv(folder / "law" / "fit" / "held_out.csv")
+    measured = pl.read_csv(folder / "law" / "fit" / "metrics.csv")
+    names = [name for name in measured.columns if name != measured.columns[0]]
+    drawing = plots.predicted_against_measured(
+        names, held_out.select(names).to_numpy(), measured.select(names).to_numpy()
+    )
+    fit = manifests["law"].metrics["fit"]
+    keys = [key for key, value in fit["laws"][0].items() if isinstance(value, (int, float, str))]
+    rows = [[law[key] for key in keys] for law in fit["laws"]]
+    note = '<p class="note">Every point is predicted by a law that was fitted without that run.</p>'
+    return _section(f"Predicted and measured losses (law: {fit['chosen']})", drawing, note, table(keys, rows))
+
+
+def _training_lines(step: Path) -> tuple[list[dict], dict]:
+    lines = [json.loads(line) for line in (step / "metrics.jsonl").read_text().splitlines()]
+    return lines, json.loads((step / "training.json").read_text())
+
+
+def _curves(folder: Path, manifests: Manifests) -> str:
+    parts = []
+    for name in ("train", "language_model"):
+        if name not in manifests:
+            continue
+        lines, summary = _training_lines(folder / name)
+        stages = summary["stages"]
+        per_step = {stage["name"]: stage["tokens"] / stage["steps"] for stage in stages}
+        drawn: dict[str, tuple[list[float], list[float]]] = {"training": ([], [])}
+        tokens = 0.0
+        for line in lines:
+            if line["kind"] == "step":
+                tokens += per_step[line["stage"]]
+                drawn["training"][0].append(tokens)
+                drawn["training"][1].append(line["loss"])
+            else:
+                for domain, held in line["domains"].items():
+                    drawn.setdefault(f"held out: {domain}", ([], []))
+                    drawn[f"held out: {domain}"][0].append(tokens)
+                    drawn[f"held out: {domain}"][1].append(held["loss"])
+        marks = np.cumsum([stage["tokens"] for stage in stages])[:-1].tolist()
+        sizes = f"{human(summary['parameters'])} parameters, {human(summary['active_parameters'])} active"
+        parts += [f"<h3>{name}: {sizes}</h3>", plots.curves(drawn, marks, "nats per token")]
+    return _section("Training", *parts) if parts else ""
+
+
+def _experts(folder: Path, manifests: Manifests) -> str:
+    path = folder / "train" / "expert_load.parquet"
+    if not path.is_file():
+        return ""
+    load = pl.read_parquet(path)
+    layers = {
+        layer: load.filter(pl.col("layer") == layer)
+        .pivot(on="step", index="expert", values="share")
+        .drop("expert")
+        .to_numpy()
+        for layer in sorted(load["layer"].unique().to_list())
+    }
+    last = {layer: share[:, -1] * len(share) for layer, share in layers.items()}
+    rows = [(f"layer {layer}", float(s.min()), float(s.max()), float(s.std())) for layer, s in last.items()]
+    head = ("at the end, load over even load", "least", "most", "coefficient of variation")
+    return _section("Expert load", plots.expert_load(layers), table(head, rows))
+
+
+def _evaluation(folder: Path, manifests: Manifests) -> str:
+    if "evaluate" not in manifests:
+        return ""
+    found = manifests["evaluate"].metrics
+    by_domain = [(name, r["bits_per_byte"], r["documents"]) for name, r in found["domains"].items()]
+    by_items = [(name, r["items"], r["acc"], r["acc_norm"], r["chance"]) for name, r in found["benchmarks"].items()]
+    return _section(
+        "Evaluation",
+        table(("held-out domain", "bits per byte", "documents"), by_domain),
+        "<br>",
+        table(("multiple choice", "items", "accuracy", "accuracy per character", "chance"), by_items),
+    )
+
+
+def _synthesis(folder: Path, manifests: Manifests) -> str:
+    if "synth" not in manifests or (counts := manifests["synth"].counts) is None:
+        return ""
+    rows = [
+        ("accepted", counts.kept),
+        *((f"rejected: {r}", n) for r, n in {**counts.dropped, **counts.rejected}.items()),
+    ]
+    note = (
+        '<p class="note">A model of this size rarely follows an instruction; what verification rejects is not used.</p>'
+    )
+    return _section("Long-CoT-backward synthesis", table(("outcome", "documents"), rows), note)
+
+
+def _lineage(folder: Path, manifests: Manifests) -> str:
+    rows = [(name, m.id[:12], ", ".join(k for k in m.parents if "/" not in k and ":" not in k) or "outside files",
+             len(m.outputs)) for name, m in manifests.items()]  # fmt: skip
+    return _section("Lineage", table(("step", "id", "after", "files"), rows))

@@ -1,0 +1,156 @@
+"""Long-CoT backward: from a document to the question that it answers and the thinking that leads there.
+
+Four calls per document: its segments (the model names only their first and last words, which are then looked up, so
+that a segment is the document's own text or nothing), an abstract of each, a chain of steps that each cite a segment,
+and the core question; question, chain and document make one training sample. After CCI4.0-M2-CoT (arXiv:2506.07463,
+figure 3), which publishes the stages but neither prompts nor checks: these are Loam's.
+"""
+
+import json
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+from synth.verification import Limits, Span, check_prose, check_question, check_steps, locate_segments, read_json
+
+
+@dataclass(frozen=True)
+class Draft:
+    """A sample in the making; each stage fills one more field.
+
+    Attributes:
+        text: of the document.
+        spans: segments of it.
+        abstracts: one for each segment.
+        steps: (segment from 1, thought).
+        question: what the chain answers.
+    """
+
+    text: str
+    spans: tuple[Span, ...] = ()
+    abstracts: tuple[str, ...] = ()
+    steps: tuple[tuple[int, str], ...] = ()
+    question: str = ""
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One call of the recipe.
+
+    Attributes:
+        name: also of its prompt file.
+        slots: what fills the prompt.
+        read: an answer to the next draft, or the reason why not.
+        schema: JSON schema of the answer, None for prose.
+    """
+
+    name: str
+    slots: Callable[[Draft, Limits], Mapping[str, str]]
+    read: Callable[[str, Draft, Limits], Draft | str]
+    schema: dict[str, Any] | None = None
+
+
+def read_segments(answer: str, draft: Draft, limits: Limits) -> Draft | str:
+    """Markers to spans."""
+    found = read_json(answer, "segments")
+    if isinstance(found, str):
+        return found
+    markers = _pairs(found, "start", str, "end", str)
+    if markers is None:
+        return "wrong_shape"
+    spans = locate_segments(draft.text, markers, limits)
+    return spans if isinstance(spans, str) else replace(draft, spans=spans)
+
+
+def read_abstracts(answer: str, draft: Draft, limits: Limits) -> Draft | str:
+    """One abstract for each segment."""
+    found = read_json(answer, "abstracts")
+    if isinstance(found, str):
+        return found
+    if not all(isinstance(item, str) for item in found):
+        return "wrong_shape"
+    if len(found) != len(draft.spans):
+        return "abstract_count"
+    reasons = (check_prose(abstract, draft.text, limits) for abstract in found)
+    return next((reason for reason in reasons if reason), None) or replace(draft, abstracts=tuple(found))
+
+
+def read_chain(answer: str, draft: Draft, limits: Limits) -> Draft | str:
+    """Steps that cite segments."""
+    found = read_json(answer, "steps")
+    if isinstance(found, str):
+        return found
+    steps = _pairs(found, "segment", int, "thought", str)
+    if steps is None:
+        return "wrong_shape"
+    return check_steps(steps, len(draft.spans), draft.text, limits) or replace(draft, steps=tuple(steps))
+
+
+def _pairs(items: list[Any], first: str, first_kind: type, second: str, second_kind: type) -> list[Any] | None:
+    """Two fields of every object of a list; None where one is missing or of another type (a bool is no int)."""
+    pairs = [(item.get(first), item.get(second)) for item in items if isinstance(item, dict)]
+    typed = all(type(one) is first_kind and type(other) is second_kind for one, other in pairs)
+    return pairs if typed and len(pairs) == len(items) else None
+
+
+def read_question(answer: str, draft: Draft, limits: Limits) -> Draft | str:
+    """The core question."""
+    return check_question(answer, draft.text, limits) or replace(draft, question=answer)
+
+
+def render_chain(draft: Draft) -> str:
+    """The chain of thought as numbered lines."""
+    return "\n".join(f"{number}. {thought.strip()}" for number, (_, thought) in enumerate(draft.steps, 1))
+
+
+def sample_slots(draft: Draft) -> dict[str, str]:
+    """What fills the sample's template."""
+    return {"question": draft.question, "chain": render_chain(draft), "document": draft.text}
+
+
+def provenance(draft: Draft) -> dict[str, str]:
+    """What a sample's metadata says about how it came to be."""
+    return {
+        "question": draft.question,
+        "segments": json.dumps([[span.start, span.end] for span in draft.spans]),
+        "abstracts": json.dumps(draft.abstracts, ensure_ascii=False),
+        "steps": json.dumps(draft.steps, ensure_ascii=False),
+    }
+
+
+def _segment_slots(draft: Draft, limits: Limits) -> dict[str, str]:
+    low, high = limits.segments
+    return {"document": draft.text, "min_segments": str(low), "max_segments": str(high)}
+
+
+def _abstract_slots(draft: Draft, limits: Limits) -> dict[str, str]:
+    texts = [draft.text[span.start : span.end] for span in draft.spans]
+    return {"count": str(len(texts)), "segments": _numbered(texts, "Segment")}
+
+
+def _chain_slots(draft: Draft, limits: Limits) -> dict[str, str]:
+    low, high = limits.steps
+    return {"abstracts": _numbered(draft.abstracts, "Statement"), "min_steps": str(low), "max_steps": str(high)}
+
+
+def _numbered(texts: Any, word: str) -> str:
+    return "\n\n".join(f"{word} {number}: {text}" for number, text in enumerate(texts, 1))
+
+
+def _schema(name: str, items: dict[str, Any]) -> dict[str, Any]:
+    properties = {name: {"type": "array", "items": items}}
+    schema = {"type": "object", "properties": properties, "required": [name], "additionalProperties": False}
+    return {"type": "json_schema", "json_schema": {"name": name, "schema": schema, "strict": True}}
+
+
+def _fields(**kinds: str) -> dict[str, Any]:
+    properties = {name: {"type": kind} for name, kind in kinds.items()}
+    return {"type": "object", "properties": properties, "required": list(kinds), "additionalProperties": False}
+
+
+STAGES = (
+    Stage("segment", _segment_slots, read_segments, _schema("segments", _fields(start="string", end="string"))),
+    Stage("abstract", _abstract_slots, read_abstracts, _schema("abstracts", {"type": "string"})),
+    Stage("chain", _chain_slots, read_chain, _schema("steps", _fields(segment="integer", thought="string"))),
+    Stage("question", lambda draft, limits: {"chain": render_chain(draft)}, read_question),
+)

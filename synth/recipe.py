@@ -1,0 +1,51 @@
+"""The synthesis section of a recipe, and what its identity is.
+
+What a request depends on (prompts, sampling) and what a verdict depends on (predicates, thresholds) are hashed apart:
+after a change of a predicate every answer that was paid for is used again.
+"""
+
+from typing import Literal
+
+from pydantic import Field
+
+from pipelines.manifest import digest_of
+from pipelines.recipe import Section
+from synth.engines import EngineSettings
+from synth.prompt_files import load_prompts
+from synth.protocol import Sampling
+from synth.verification import Limits
+
+
+class SynthSettings(Section):
+    """What to make, from which documents, with which engine.
+
+    Attributes:
+        recipe: the kind of sample.
+        max_documents: drawn among the eligible by hash of seed and id.
+        min_chars: of a document; shorter ones are not eligible.
+        max_chars: longer ones are not eligible: a prompt holds the whole document.
+        seed: of the draw and of sampling.
+        attempts: calls per stage until one answer passes; each has its own seed.
+        sampling: how tokens are drawn.
+        limits: thresholds of verification.
+        engine: who answers.
+        domain: of the samples.
+    """
+
+    recipe: Literal["cot_backward"] = "cot_backward"
+    max_documents: int = Field(default=1000, ge=1)
+    min_chars: int = Field(default=400, ge=1)
+    max_chars: int = Field(default=12_000, ge=1)
+    seed: int = 0
+    attempts: int = Field(default=1, ge=1)
+    sampling: Sampling = Sampling()
+    limits: Limits = Limits()
+    engine: EngineSettings = EngineSettings()
+    domain: str = "synth_cot"
+
+
+def recipe_hash(settings: SynthSettings) -> str:
+    """Identity of what is asked: the recipe's prompt files and sampling."""
+    prompts = {stage: prompt.sha256 for stage, prompt in load_prompts(settings.recipe).items()}
+    sampling = settings.sampling.model_dump(mode="json")
+    return digest_of({"recipe": settings.recipe, "prompts": prompts, "sampling": sampling, "seed": settings.seed})[:16]

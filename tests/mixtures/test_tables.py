@@ -1,0 +1,118 @@
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from mixtures.interop import from_data_path, read_regmix_mixture, to_data_path, write_ratios_as, write_regmix_mixture
+from mixtures.mixture import Mixture
+from mixtures.tables import Metrics, Ratios
+from pipelines.errors import DataError
+
+SWARM = Ratios.of({"r1": {"web": 0.1, "code": 0.9}, "r2": {"web": 1.0}})
+
+
+def read(tmp_path, text, reader=Ratios.read_csv):
+    path = tmp_path / "table.csv"
+    path.write_text(text)
+    return reader(path)
+
+
+def test_round_trip_is_exact(tmp_path):
+    SWARM.write_csv(tmp_path / "r.csv")
+    assert Ratios.read_csv(tmp_path / "r.csv").rows() == [
+        ("r1", {"web": 0.1, "code": 0.9}),
+        ("r2", {"web": 1, "code": 0}),
+    ]
+    metrics = Metrics.of({"r1": {"loss": 1 / 3}, "r2": {"loss": 2.5}})
+    metrics.write_csv(tmp_path / "m.csv")
+    assert np.array_equal(Metrics.read_csv(tmp_path / "m.csv").values_PM, metrics.values_PM)
+
+
+@pytest.mark.parametrize("layout", ["loam", "regmix", "olmix"])
+def test_layouts_of_other_projects_are_read(tmp_path, layout):
+    write_ratios_as(tmp_path / "r.csv", SWARM, layout)
+    assert Ratios.read_csv(tmp_path / "r.csv").rows() == SWARM.rows()
+
+
+@pytest.mark.parametrize(
+    ("text", "problem"),
+    [
+        ("id,a,b\nr1,0.5,0.5\nr2,0.5,0.4\n", "row 'r2' sums to 0.9, expected 1$"),
+        ("id,a,b\nr1,50,50\n", "row 'r1' sums to 100, expected 1; these look like percentages"),
+        ("id,a,b\nr1,1.5,-0.5\n", "row 'r1' holds a weight below 0"),
+        ("id,a,b\nr1,0.5,\n", "row 'r1', column 'b': '' is not a finite number"),
+        ("id,a,b\nr1,0.5,nan\n", "row 'r1', column 'b'"),
+        ("id,a,b\nr1,1.0\n", "row 'r1' has 2 cells, the header has 3"),
+        ("id,a,a\nr1,0.5,0.5\n", "column 'a' appears twice"),
+        ("id,a,b\nr1,0.5,0.5\nr1,1,0\n", "id 'r1' appears twice"),
+        ("id,a\n", "at least one row"),
+        ("", "at least one row"),
+    ],
+)
+def test_bad_ratios_name_the_row(tmp_path, text, problem):
+    with pytest.raises(DataError, match=problem):
+        read(tmp_path, text)
+
+
+def test_missing_file_is_a_data_error(tmp_path):
+    with pytest.raises(DataError, match="cannot be read"):
+        Ratios.read_csv(tmp_path / "none.csv")
+
+
+def test_a_sum_off_by_its_written_rounding_is_counted_not_refused(tmp_path):
+    table = read(tmp_path, "id,a,b,c\nr1,0.333,0.333,0.333\nr2,0.2,0.3,0.5\n")
+    assert (table.rounded, table.weights_PD[0].tolist()) == (1, [1 / 3] * 3)
+
+
+def test_two_decimals_do_not_excuse_three_percent(tmp_path):
+    with pytest.raises(DataError, match=r"sums to 0\.97"):
+        read(tmp_path, "id,a,b,c\nr1,0.30,0.30,0.37\n")
+
+
+def test_columns_are_matched_by_name():
+    assert SWARM.ordered(["code", "web"]).weights_PD.tolist() == [[0.9, 0.1], [0.0, 1.0]]
+    with pytest.raises(DataError, match="unknown 'web'; missing 'maths'"):
+        SWARM.ordered(["code", "maths"])
+
+
+def test_runs_of_the_two_tables_must_agree():
+    with pytest.raises(DataError, match="unknown 'r3'; missing 'r2'"):
+        Metrics.of({"r1": {"loss": 1}, "r3": {"loss": 2}}).ordered(SWARM.ids)
+
+
+def test_megatron_data_path_there_and_back():
+    blend = to_data_path({"web": 0.75, "code": 0.25, "none": 0.0}, {"web": Path("d/web"), "code": Path("d/code")})
+    assert blend == ["0.75", "d/web", "0.25", "d/code"]
+    shards = {"d/w0": "web", "d/w1": "web", "d/code": "code"}
+    assert from_data_path(["3", "d/w0", "3", "d/w1", "2", "d/code"], shards) == {"web": 0.75, "code": 0.25}
+
+
+@pytest.mark.parametrize("items", [["1"], ["x", "d/web"], ["0", "d/web"], ["-1", "d/web"], []])
+def test_bad_data_path(items):
+    with pytest.raises(DataError, match="data_path"):
+        from_data_path(items)
+
+
+def test_regmix_yaml_there_and_back(tmp_path):
+    mixture = Mixture(name="m", weights={"train_web": 0.25, "train_code": 0.75})
+    write_regmix_mixture(tmp_path / "m.yaml", mixture, "valid_web", "tinyllama_1_1b")
+    assert read_regmix_mixture(tmp_path / "m.yaml") == mixture
+
+
+def test_published_regmix_tables_are_read(published):
+    regmix = published / "regmix"
+    ratios, metrics = (
+        Ratios.read_csv(regmix / "train_mixture_1m.csv"),
+        Metrics.read_csv(regmix / "train_pile_loss_1m.csv"),
+    )
+    assert ratios.weights_PD.shape == (512, 17)
+    assert ratios.rounded == 303  # rows written with three decimals; their sums run from 0.996 to 1.003
+    assert metrics.values_PM.shape == (512, 13)
+    assert read_regmix_mixture(regmix / "pile_cc_only.yaml").weights == {"train_the_pile_pile_cc": 1.0}
+
+
+def test_relative_weights_have_to_be_asked_for(published):
+    regmix = published / "regmix"
+    with pytest.raises(DataError, match=r"sum to 0\.7868"):
+        read_regmix_mixture(regmix / "human.yaml")
+    assert sum(read_regmix_mixture(regmix / "human.yaml", relative=True).weights.values()) == pytest.approx(1)

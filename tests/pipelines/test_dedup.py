@@ -1,0 +1,287 @@
+import functools
+import gzip
+import itertools
+import json
+import random
+import tarfile
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from pipelines.dedup import DedupSettings, dedup, normalized_url
+from pipelines.document import conform
+from pipelines.errors import DataError
+from pipelines.files import sha256_of
+from pipelines.shingles import words_of
+
+
+def spelled(number: int) -> str:
+    """A word of letters only: all numbers are one word to deduplication."""
+    return "".join("abcdefghij"[int(digit)] for digit in str(number))
+
+
+WORDS = [spelled(number) for number in range(400)]
+
+
+def passage(seed: int, length: int = 60) -> list[str]:
+    return random.Random(seed).choices(WORDS, k=length)
+
+
+def changed(words: list[str], seed: int, count: int) -> list[str]:
+    """Some words replaced by new ones."""
+    words = list(words)
+    for place in random.Random(seed).sample(range(len(words)), count):
+        words[place] = spelled(1000 + 997 * seed + 31 * place) + "x"
+    return words
+
+
+def write(folder: Path, *parts: list[dict]) -> list[Path]:
+    files = []
+    for number, rows in enumerate(parts):
+        path = folder / "kept" / f"part-{number:05d}.parquet"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        schema = pa.schema([("id", pa.string()), ("text", pa.string()), ("url", pa.string()), ("domain", pa.string())])
+        table = pa.Table.from_pylist(rows, schema=schema)
+        scores = pa.array([{"quality": row.get("quality")} for row in rows], pa.struct([("quality", pa.float64())]))
+        pq.write_table(conform(table.append_column("scores", scores)), path)
+        files.append(path)
+    return files
+
+
+def ids(folder: Path) -> set[str]:
+    return {
+        name for path in folder.rglob("*.parquet") for name in pq.read_table(path, columns=["id"])["id"].to_pylist()
+    }
+
+
+def rows_of(work: Path) -> dict[str, dict]:
+    return {row["id"]: row for row in pq.read_table(work / "clusters.parquet").to_pylist()}
+
+
+def doc(name: str, text: str | list[str], **more) -> dict:
+    return {"id": name, "text": text if isinstance(text, str) else " ".join(text), **more}
+
+
+def test_near_duplicates_leave_one(tmp_path):
+    base = passage(1)
+    files = write(tmp_path, [doc("b", base), doc("c", passage(2))], [doc("a", [*base, "coda"]), doc("d", "too short")])
+    outcome = dedup(files, tmp_path / "out", DedupSettings())
+    assert ids(tmp_path / "out" / "kept") == {"a", "c", "d"}
+    assert outcome.counts.dropped == {"near_duplicate": 1}
+    assert rows_of(tmp_path / "out") == {
+        "a": {"id": "a", "cluster": "a", "kept": True, "matched_id": None, "jaccard": None},
+        "b": {"id": "b", "cluster": "a", "kept": False, "matched_id": "a", "jaccard": 56 / 57},
+    }
+
+
+@pytest.mark.parametrize(("least", "kept"), [(0.8, {"a", "b"}), (0.5, {"a"}), (None, {"a"})])
+def test_candidates_below_the_bound_are_not_joined(tmp_path, least, kept):
+    base = passage(3, 104)  # 100 shingles; three words apart in the middle change 15 of them: 85 / 115
+    other = [f"{word}x" if place in (30, 50, 70) else word for place, word in enumerate(base)]
+    files = write(tmp_path, [doc("a", base), doc("b", other)])
+    settings = DedupSettings(rows=2, bands=40, verify_jaccard=least)
+    dedup(files, tmp_path / "out", settings)
+    assert ids(tmp_path / "out" / "kept") == kept
+
+
+@pytest.mark.parametrize(("prefer", "kept"), [("first", "a"), ("quality", "b"), ("longest", "c")])
+def test_which_copy_stays(tmp_path, prefer, kept):
+    base = passage(4)
+    rows = [
+        doc("a", base, quality=0.2),
+        doc("b", base, quality=0.9),
+        doc("c", " \n ".join(base)),  # same words, more characters, no score
+        doc("d", base, quality=float("nan")),
+    ]
+    dedup(write(tmp_path, rows), tmp_path / "out", DedupSettings(prefer=prefer))
+    assert ids(tmp_path / "out" / "kept") == {kept}
+
+
+def test_exact_does_not_see_whitespace_but_sees_case(tmp_path):
+    rows = [doc("a", "One  two\n"), doc("b", " One two"), doc("c", "one two"), doc("d", ""), doc("e", "\n\u3000")]
+    outcome = dedup(write(tmp_path, rows), tmp_path / "out", DedupSettings(method="exact"))
+    assert ids(tmp_path / "out" / "kept") == {"a", "c", "d"}
+    assert outcome.counts.dropped == {"exact_duplicate": 2}
+    assert rows_of(tmp_path / "out")["b"]["jaccard"] == 1.0
+
+
+def test_url(tmp_path):
+    urls = ["http://www.Example.com/a/?utm_source=x#top", "https://example.com/a", "https://example.com/b", None, None]
+    rows = [doc(str(n), f"text {n}", url=url) for n, url in enumerate(urls)]
+    dedup(write(tmp_path, rows), tmp_path / "out", DedupSettings(method="url"))
+    assert ids(tmp_path / "out" / "kept") == {"0", "2", "3", "4"}
+    row = {"id": "1", "cluster": "0", "kept": False, "matched_id": "0", "jaccard": None}
+    assert rows_of(tmp_path / "out")["1"] == row
+
+
+@pytest.mark.parametrize(
+    ("url", "normal"),
+    [
+        ("HTTPS://WWW.Example.COM:443/Path/", "example.com/Path"),
+        ("example.com", "example.com"),
+        ("http://example.com:8080/?b=2&a=1&fbclid=z", "example.com:8080?a=1&b=2"),
+        ("http://[broken", "http://[broken"),
+        ("http://host:port/", "http://host:port/"),
+    ],
+)
+def test_normalized_url(url, normal):
+    assert normalized_url(url) == normal
+
+
+def test_within_a_domain_only(tmp_path):
+    rows = [doc(n, passage(5), domain=d) for n, d in (("a", "x"), ("b", "x"), ("c", "y"), ("d", None))]
+    for method in ("minhash", "exact"):
+        dedup(write(tmp_path, rows), tmp_path / method, DedupSettings(within="domain", method=method))
+        assert ids(tmp_path / method / "kept") == {"a", "c", "d"}
+
+
+def test_against_an_index_drops_only_new_documents_and_names_the_old_one(tmp_path):
+    base = passage(6, 3000)  # more shingles than the index stores
+    old = write(tmp_path / "old", [doc("zz-old", base), doc("other", passage(7))])
+    dedup(old, tmp_path / "first", DedupSettings())
+    near, fresh = changed(base, 1, 20), passage(9)
+    new = write(tmp_path / "new", [doc("a", near), doc("b", near), doc("c", fresh), doc("d", [*fresh, "coda"])])
+    outcome = dedup(new, tmp_path / "second", DedupSettings(), against=tmp_path / "first")
+    assert ids(tmp_path / "second" / "kept") == {"c"}
+    rows = rows_of(tmp_path / "second")
+    assert [(rows[n]["cluster"], rows[n]["matched_id"]) for n in "abd"] == [("zz-old", "zz-old")] * 2 + [("c", "c")]
+    grams = [{tuple(words[n : n + 5]) for n in range(2996)} for words in (base, near)]
+    true = len(grams[0] & grams[1]) / len(grams[0] | grams[1])
+    assert rows["a"]["jaccard"] == pytest.approx(true, abs=0.04)  # three standard errors of 1,024 shingles
+    assert outcome.metrics["indexed"] == 2
+    third = dedup(new, tmp_path / "third", DedupSettings(), against=tmp_path / "second" / "index")
+    assert third.counts.kept == 0
+    assert rows_of(tmp_path / "third")["c"]["cluster"] == "c"
+
+
+def test_an_index_of_other_settings_is_refused(tmp_path):
+    files = write(tmp_path, [doc("a", passage(1))])
+    dedup(files, tmp_path / "first", DedupSettings(ngram=3))
+    with pytest.raises(DataError, match="ngram 3, asked for 5"):
+        dedup(files, tmp_path / "second", DedupSettings(), against=tmp_path / "first")
+    with pytest.raises(DataError, match="holds no index"):
+        dedup(files, tmp_path / "second", DedupSettings(), against=tmp_path)
+
+
+@functools.cache
+def grams_of(text: str, n: int = 5) -> frozenset[tuple[str, ...]]:
+    words = words_of(text)
+    return frozenset(tuple(words[start : start + n]) for start in range(len(words) - n + 1))
+
+
+def jaccard_of(one: str, other: str) -> float:
+    union = len(grams_of(one) | grams_of(other))
+    return len(grams_of(one) & grams_of(other)) / union if union else 0.0
+
+
+@settings(max_examples=8, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(
+    st.lists(st.tuples(st.integers(0, 3), st.integers(0, 99), st.integers(0, 6)), min_size=2, max_size=12), st.randoms()
+)
+def test_order_does_not_matter_and_clusters_are_those_of_brute_force(tmp_path_factory, plan, rng):
+    tmp_path = tmp_path_factory.mktemp("order")
+    rows = [doc(f"{n:02d}", changed(passage(b), s, c), quality=n % 3 / 2) for n, (b, s, c) in enumerate(plan)]
+    shuffled = rng.sample(rows, len(rows))
+    settings = DedupSettings(bands=60, rows=2, prefer="quality")  # misses a pair at 0.8 once in 10^26
+    dedup(write(tmp_path / "in", rows), tmp_path / "one", settings)
+    middle = rng.randint(0, len(rows))
+    dedup(write(tmp_path / "shuffled", shuffled[:middle], shuffled[middle:]), tmp_path / "two", settings)
+    assert rows_of(tmp_path / "one") == rows_of(tmp_path / "two")
+    assert ids(tmp_path / "one" / "kept") == ids(tmp_path / "two" / "kept")
+    names = {row["id"]: row["id"] for row in rows}
+    order = sorted(rows, key=lambda row: (-row["quality"], row["id"]))
+    for _ in rows:
+        for one, other in itertools.combinations(order, 2):
+            if jaccard_of(one["text"], other["text"]) >= 0.8:
+                names[one["id"]] = names[other["id"]] = min(
+                    names[one["id"]], names[other["id"]], key=[r["id"] for r in order].index
+                )
+    found = rows_of(tmp_path / "one")
+    assert {name: found[name]["cluster"] if name in found else name for name in names} == names
+
+
+def digests(work: Path) -> dict[str, str]:
+    files = (p for p in work.rglob("*") if p.is_file() and ".scratch" not in p.parts)
+    return {str(p.relative_to(work)): sha256_of(p) for p in files}
+
+
+def test_workers_and_a_second_call_change_no_byte(tmp_path):
+    parts = [[doc(f"{k}-{n}", changed(passage(n), k, k)) for n in range(20)] for k in range(3)]
+    files = write(tmp_path, *parts)
+    one = dedup(files, tmp_path / "one", DedupSettings())
+    two = dedup(files, tmp_path / "two", DedupSettings(), workers=2)
+    assert digests(tmp_path / "one") == digests(tmp_path / "two")
+    assert one == two == dedup(files, tmp_path / "two", DedupSettings())
+    assert digests(tmp_path / "one") == digests(tmp_path / "two")
+
+
+@pytest.mark.parametrize("method", ["minhash", "exact", "url"])
+def test_nothing_and_odd_texts(tmp_path, method):
+    outcome = dedup([], tmp_path / "none", DedupSettings(method=method))
+    assert (outcome.counts.docs_in, ids(tmp_path / "none")) == (0, set())
+    rows = [doc("a", "\x00" * 50), doc("b", "word " * 1000), doc("c", "x" * 100_000), doc("d", "𠀀" * 30)]
+    dedup(write(tmp_path, [], rows), tmp_path / "out", DedupSettings(method=method))
+    assert ids(tmp_path / "out" / "kept") == {"a", "b", "c", "d"}
+
+
+def pairs_within(groups: dict[str, list[str]]) -> set[tuple[str, str]]:
+    return {pair for names in groups.values() for pair in itertools.combinations(sorted(names), 2)}
+
+
+def found_pairs(work: Path) -> set[tuple[str, str]]:
+    groups: dict[str, list[str]] = {}
+    for row in rows_of(work).values():
+        groups.setdefault(row["cluster"], []).append(row["id"])
+    return pairs_within(groups)
+
+
+def test_real_pages_through_eleven_extractors(shared, tmp_path, record_property):
+    with gzip.open(shared / "dedup" / "extractor_variants.jsonl.gz", "rt", encoding="utf-8") as lines:
+        rows = [json.loads(line) for line in lines]
+    dedup(write(tmp_path, [doc(row["id"], row["text"]) for row in rows]), tmp_path / "out", DedupSettings())
+    found = found_pairs(tmp_path / "out")
+    groups: dict[str, list[dict]] = {}
+    for row in rows:
+        groups.setdefault(row["cluster"], []).append(row)
+    labelled = pairs_within({name: [row["id"] for row in group] for name, group in groups.items()})
+    near = {
+        (min(a["id"], b["id"]), max(a["id"], b["id"]))
+        for group in groups.values()
+        for a, b in itertools.combinations(group, 2)
+        if jaccard_of(a["text"], b["text"]) >= 0.8
+    }
+    record_property("precision", len(found & labelled) / len(found))
+    record_property("recall_of_near_pairs", len(found & near) / len(near))
+    record_property("recall_of_labels", len(found & labelled) / len(labelled))
+    assert len(found & labelled) / len(found) > 0.99
+    assert len(found & near) / len(near) > 0.97
+
+
+def test_real_versions_of_chinese_laws(shared, tmp_path, record_property):
+    lines = (shared / "chinese" / "laws_zh.version_clusters.jsonl").read_text(encoding="utf-8").splitlines()
+    pairs = {(p["a"], p["b"]): p["jaccard_char5"] for line in lines for p in json.loads(line)["pairs"]}
+    names = sorted({name for pair in pairs for name in pair})
+    with tarfile.open(shared / "chinese" / "laws_zh.tar.gz") as tar:
+        members = {m.name: m for m in tar.getmembers() if m.isfile()}
+        texts = {}
+        for name in names:
+            member = next(m for path, m in members.items() if path.endswith(name))
+            texts[name] = tar.extractfile(member).read().decode()
+    rows = [doc(name, text) for name, text in texts.items()]
+    dedup(write(tmp_path, rows), tmp_path / "out", DedupSettings(unit="char", verify_jaccard=0.8))
+    found = {tuple(sorted(pair)) for pair in found_pairs(tmp_path / "out")}
+    near = {tuple(sorted(pair)) for pair, similarity in pairs.items() if similarity >= 0.82}
+    far = {tuple(sorted(pair)) for pair, similarity in pairs.items() if similarity < 0.75}
+    record_property("recall", len(found & near) / len(near))
+    record_property("false", len(found & far))
+    assert len(found & near) / len(near) > 0.9
+    assert not found & far
+
+
+def test_settings_are_checked():
+    with pytest.raises(ValueError, match="ngram"):
+        DedupSettings(ngram=0)
