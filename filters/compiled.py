@@ -1,8 +1,8 @@
 """The decorator of all kernels: numba, compiled once per machine and version of the kernels.
 
 The one choice that matters: numba's own cache looks only at the file of the function that is called, and would go on
-serving machine code of a kernel whose callee in another file has changed; so the cache lies in a folder named by the hash
-of all kernel files. Source: numba's documentation, "Caching", limitations.
+serving machine code of a kernel whose callee in another file has changed; so the cache lies in a folder named by the
+hash of all kernel files. Source: numba's documentation, "Caching", limitations.
 """
 
 import hashlib
@@ -37,9 +37,10 @@ _FOLDER = _cache_folder()
 
 def kernel(function: Function) -> Function:
     """Compile a function at its first call, without the interpreter's lock."""
-    before = config.CACHE_DIR
-    config.CACHE_DIR = _FOLDER or ""
+    settings: Any = config
+    before, settings.CACHE_DIR = settings.CACHE_DIR, _FOLDER or ""
     try:
-        return njit(cache=_FOLDER is not None, nogil=True)(function)
+        compiled: Any = njit(cache=_FOLDER is not None, nogil=True)(function)
     finally:
-        config.CACHE_DIR = before
+        settings.CACHE_DIR = before
+    return compiled

@@ -13,7 +13,6 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from filters.compiled import kernel
-
 from filters.text_stats import buffers_of
 
 HEAD_CHARS = 2048

@@ -10,9 +10,8 @@ Legend: `keys` uint64 and `counts` int32 are the table (a power of two, count 0 
 
 import numpy as np
 
-from filters.compiled import kernel
-
 from filters.characters import LINE_BREAK, SPACE
+from filters.compiled import kernel
 from filters.word_split import hash_span
 
 NEWLINE = 10

@@ -267,7 +267,9 @@ def _load(model: str, dtype: str, device: str, digest: str) -> tuple[Any, Any]:
     """Model and tokenizer; the digest tells two models apart that stood at one path."""
     import torch
     from transformers import AutoModelForCausalLM
+    from transformers.utils import logging
 
+    logging.disable_progress_bar()  # weights load in silence: progress is Loam's to show
     loaded: Any = AutoModelForCausalLM.from_pretrained(
         model, local_files_only=True, use_safetensors=True, dtype=getattr(torch, dtype)
     )

@@ -72,7 +72,7 @@ def iban(text: str) -> bool:
 def _card(match: re.Match[str]) -> bool:
     digits = re.sub(r"\D", "", match.group())
     separators = set(re.sub(r"\d", "", match.group()))
-    return len(separators) <= 1 and len(set(digits)) > 2 and bool(CARD_PREFIXES.fullmatch(digits)) and luhn(digits)
+    return len(separators) <= 1 and len(set(digits)) > 1 and bool(CARD_PREFIXES.fullmatch(digits)) and luhn(digits)
 
 
 def _public_address(match: re.Match[str]) -> bool:

@@ -33,7 +33,7 @@ POSITIVE, NEGATIVE = "__label__high", "__label__low"
 NORMALISATION = (
     ("__label__", "label"),  # fastText would read it as a label
     (r"([[:punct:]]|\p{Han}|\p{Hiragana}|\p{Katakana}|[。，、；：？！“”‘’（）《》…—])", r" \1 "),
-    (r"[\s\x00\x1c-\x1f\x{85}\x{a0}\x{3000}]+", " "),  # a line is an example to fastText; NUL ends one
+    (r"[\s\x00\x0b\x1c-\x1f\x{85}\x{a0}\x{3000}]+", " "),  # a line is an example to fastText; NUL ends one
 )
 """RE2 replacements, in order, after lower-casing the first `HEAD_CHARS` characters."""
 HEAD_CHARS = 20_000

@@ -126,9 +126,15 @@ def _relaxed(
 
 
 # Reference pages are lists of signatures: short lines, many symbols and much repetition are their nature. Own choice:
-# half of the words may lack letters, one stop word is enough, limits of repetition are half as high again.
+# half of the words may lack letters, one stop word is enough, limits of repetition are half as high again,
+# and lines may repeat (rules and headings do), as long as their characters do not.
 REFERENCE = (
-    *_relaxed(GOPHER_REPETITION, "reference", times=1.5),
+    *_relaxed(
+        GOPHER_REPETITION,
+        "reference",
+        times=1.5,
+        limits={"dup_line_frac": (None, 0.7), "dup_para_frac": (None, 0.7)},
+    ),
     *_relaxed(
         GOPHER_QUALITY,
         "reference",

@@ -15,10 +15,9 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from filters.compiled import kernel
-
 from filters import ngram_stats as ng
 from filters.characters import ALPHA, CJK, DIGIT, MARK, PUNCTUATION, TABLE_SIZE, TERMINAL, character_table
+from filters.compiled import kernel
 from filters.line_stats import (
     ELLIPSIS,
     WORD_ENDS,

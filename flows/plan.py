@@ -46,7 +46,7 @@ def _account_run(recipe: RunRecipe) -> dict[str, Any]:
     runs = recipe.ablate.proxies + 2 * recipe.ablate.confirm_seeds
     search = runs * models["proxy"]["training_flops"]
     return {
-        "domains": sorted({source.domain for source in recipe.sources.values()}),
+        "domains": sorted({source.domain or name for name, source in recipe.sources.items()}),
         **models,
         "proxy_runs": {"swarm": recipe.ablate.proxies, "confirmation": 2 * recipe.ablate.confirm_seeds},
         "search_flops": search,

@@ -102,7 +102,7 @@ class RunRecipe(Section):
 
     @model_validator(mode="after")
     def _names_exist(self) -> "RunRecipe":
-        domains = {source.domain for source in self.sources.values()}
+        domains = {source.domain or name for name, source in self.sources.items()}
         for where, names in (
             ("filters", set(self.filters) - {"default"}),
             ("ablate.targets", set(self.ablate.targets)),

@@ -7,7 +7,7 @@ from typing import Any
 from flows.recipe import RunRecipe
 from flows.runner import RECIPE
 from pipelines.recipe import load_recipe
-from pipelines.trace import read_origin, trace
+from pipelines.tracing import read_origin, trace
 
 
 def trace_sequence(prefix: Path, row: int, roots: Sequence[Path]) -> dict[str, Any]:
@@ -33,5 +33,5 @@ def _roots_of_run(prefix: Path) -> list[Path]:
     for folder in prefix.resolve().parents:
         if (folder / RECIPE).is_file():
             recipe = load_recipe(str(folder / RECIPE), RunRecipe)
-            return [folder / "collect", folder, Path(recipe.root)]
+            return [folder / "collect" / "raw", Path(recipe.root)]
     return [Path()]

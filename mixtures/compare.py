@@ -9,8 +9,8 @@ from collections.abc import Sequence
 from typing import Literal
 
 import numpy as np
-from scipy.special import stdtrit
 
+from mixtures.scores import student_quantile
 from pipelines.errors import DataError
 from pipelines.recipe import Section
 
@@ -54,7 +54,7 @@ def compare(prior_losses: Sequence[float], proposal_losses: Sequence[float]) -> 
     middle = float(gaps.mean())
     if len(gaps) < 2:
         return Verdict(verdict="inconclusive", difference=middle, interval=None, pairs=len(gaps))
-    half = float(stdtrit(len(gaps) - 1, (1 + LEVEL) / 2) * gaps.std(ddof=1)) / math.sqrt(len(gaps))
+    half = student_quantile(len(gaps) - 1, (1 + LEVEL) / 2) * float(gaps.std(ddof=1)) / math.sqrt(len(gaps))
     lo, hi = middle - half, middle + half
     verdict = "better" if hi < 0 else "worse" if lo > 0 else "inconclusive"
     return Verdict(verdict=verdict, difference=middle, interval=(lo, hi), pairs=len(gaps))

@@ -67,7 +67,7 @@ def design_swarm(domains: Domains, runs: int, settings: DesignSettings | None = 
         domains in their file changes the order of the columns and nothing else.
 
     Raises:
-        DataError: fewer than one run is asked for, or the feasible set is empty or holds fewer distinct mixtures than asked for.
+        DataError: no run is asked for, or the feasible set is empty or holds fewer distinct mixtures than asked for.
     """
     settings = settings or DesignSettings()
     if runs < 1:

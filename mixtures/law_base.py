@@ -5,6 +5,7 @@ Families are fitted along a path of penalties, strong to weak, so that cross-val
 Nothing here knows names: `fitting` keys columns by name. P mixtures, D domains, B problems, K parameters.
 """
 
+from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -148,20 +149,20 @@ class ParametricLaw:
         }
 
 
-class ParametricFamily:
+class ParametricFamily(ABC):
     """Base of the families that are fitted by least squares with a penalty."""
 
     name: str
     penalties: tuple[float, ...] = (100.0, 10.0, 1.0, 0.1, 0.01, 0.001)
     least_runs: int = 4
 
+    @abstractmethod
     def curve(self, weights_PD: np.ndarray) -> Curve:
         """The form bound to these mixtures."""
-        raise NotImplementedError
 
+    @abstractmethod
     def slope(self, weights_D: np.ndarray, theta_BK: np.ndarray) -> np.ndarray:
         """Derivatives (B, D) by the weights, in standardized units."""
-        raise NotImplementedError
 
     def fit_path(
         self, weights_PD: np.ndarray, values_BP: np.ndarray, counts_BP: np.ndarray

@@ -8,7 +8,6 @@ the prediction. D domains, M metrics, P draws.
 from dataclasses import dataclass
 
 import numpy as np
-from scipy.optimize import minimize
 
 from mixtures.design import DesignSettings, draw
 from mixtures.law_base import FittedLaw
@@ -75,6 +74,8 @@ def lowest(objective: Objective, space: Simplex, starts_PD: np.ndarray, seed: in
 
 
 def _descend(objective: Objective, space: Simplex, begin_D: np.ndarray) -> np.ndarray:
+    from scipy.optimize import minimize  # here, so that reading a recipe does not load SciPy
+
     lower_D = np.minimum(np.maximum(space.lower_D, INTERIOR), space.upper_D)
     unit = max(abs(objective.value(begin_D)), 1.0)
 

@@ -7,8 +7,6 @@ import math
 from collections.abc import Sequence
 
 import numpy as np
-from scipy.special import stdtrit
-from scipy.stats import rankdata
 
 from pipelines.recipe import Section
 
@@ -31,10 +29,22 @@ class MetricScore(Section):
 
 def spearman(left_P: np.ndarray, right_P: np.ndarray) -> float | None:
     """Rank correlation, ties averaged; None where one side is constant."""
-    left, right = rankdata(left_P), rankdata(right_P)
-    left, right = left - left.mean(), right - right.mean()
+    left, right = (ranks - ranks.mean() for ranks in (_ranks(left_P), _ranks(right_P)))
     norm = math.sqrt(float(left @ left) * float(right @ right))
     return float(left @ right) / norm if norm > 0 else None
+
+
+def _ranks(values_P: np.ndarray) -> np.ndarray:
+    """Ranks from 1; equal values share their mean rank."""
+    _, place_P, count = np.unique(values_P, return_inverse=True, return_counts=True)
+    return (np.cumsum(count) - (count - 1) / 2)[place_P]
+
+
+def student_quantile(freedom: int, probability: float) -> float:
+    """Quantile of Student's t distribution."""
+    from scipy.special import stdtrit  # here, so that reading a recipe does not load SciPy
+
+    return float(stdtrit(freedom, probability))
 
 
 def score(predicted_P: np.ndarray, measured_P: np.ndarray) -> MetricScore:
@@ -73,7 +83,7 @@ def half_width(residual_P: np.ndarray, level: float) -> float:
     if rank <= count:
         return float(np.sort(np.abs(residual_P))[rank - 1])
     spread = float(np.sqrt(np.mean(residual_P**2)))
-    usual = float(stdtrit(max(count - 1, 1), (1 + level) / 2)) * spread
+    usual = student_quantile(max(count - 1, 1), (1 + level) / 2) * spread
     return max(usual, float(np.abs(residual_P).max()))
 
 

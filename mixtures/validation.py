@@ -18,7 +18,7 @@ from mixtures.scores import MetricScore, gain, mean_over, score
 from mixtures.tables import Metrics, Ratios
 from pipelines.recipe import Section
 
-LEAVE_ONE_OUT_UNTIL, TEN_FOLDS_UNTIL = 24, 128  # parametric fits are cheap; trees on hundreds of runs are not
+LEAVE_ONE_OUT_UNTIL, TEN_FOLDS_UNTIL = 16, 128  # parametric fits are cheap; trees on hundreds of runs are not
 
 
 class FitSettings(Section):
@@ -26,7 +26,7 @@ class FitSettings(Section):
 
     Attributes:
         laws: families to try; the mean is always among them.
-        folds: of the cross-validation; by default one per mixture up to 24 mixtures, ten up to 128, then five.
+        folds: of the cross-validation; by default one per mixture up to 16 mixtures, ten up to 128, then five.
         seed: of the folds.
         scale: label of the proxies' scale, `60M/1.2B`; carried into report and proposal.
     """

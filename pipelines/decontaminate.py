@@ -261,7 +261,7 @@ def build_reference(texts: pa.ChunkedArray, settings: DecontaminateSettings) -> 
     lengths = np.unique(grams_G4[:, 3])
     prefix = int(lengths[0]) if len(lengths) else settings.min_words
     starts = np.stack([grams_G4[:, 1], _prefix_ends(words_B, grams_G4[:, 1:3], prefix)], axis=1)
-    bits = max(10, (16 * len(grams_G4)).bit_length())  # at most one bit in 16 is set
+    bits = max(10, (64 * len(grams_G4)).bit_length())  # at most one bit in 64 is set
     bitmap = np.zeros(1 << (bits - 6), np.uint64)
     slots = _hash_spans(words_B, starts) & np.uint64((1 << bits) - 1)
     np.bitwise_or.at(bitmap, (slots >> np.uint64(6)).astype(np.int64), np.uint64(1) << (slots & np.uint64(63)))

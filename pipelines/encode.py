@@ -35,9 +35,9 @@ from pipelines.pieces import PIECE, PieceWriter, gather, read_tally, write_shard
 from pipelines.recipe import Section
 from pipelines.sample import domains_of, hash_ids
 from pipelines.store import Outcome
-from pipelines.tokenizer import Tokenizer, load_tokenizer
+from pipelines.tokenizer import SEGMENT_CHARS, Tokenizer, load_tokenizer
 
-BATCH_BYTES = 1 << 20  # text encoded at a time: an encoding takes some 30 times its text's memory
+BATCH_BYTES = 1 << 20  # text encoded at a time: an encoding takes some 150 times its text's memory
 DOMAIN_NAME = re.compile(r"[\w.+-]+(/[\w.+-]+)*")
 
 
@@ -162,7 +162,7 @@ class EncodeDocuments(PipelineStep):
                 raise DataError(f"domain {domain!r} cannot name a shard: expected words such as 'web_en/high'")
             writer.append(domain, tokens, _with_domain(described.take(pa.array(rows)), domain))
 
-    def _describe(self, batch: pa.Table, ids: list[list[int]], size_D: np.ndarray) -> pa.Table:
+    def _describe(self, batch: pa.Table, ids: Sequence[Sequence[int]], size_D: np.ndarray) -> pa.Table:
         seed = self.settings.seed
         added = {
             "tokens": pa.array([len(row) + 1 for row in ids], pa.int64()),
@@ -185,7 +185,7 @@ def _slices(batch: pa.Table) -> Iterator[pa.Table]:
     return (batch.slice(a, b - a) for a, b in pairwise(cuts) if b > a)
 
 
-def _end_to_end(ids: list[list[int]], eos_id: int) -> np.ndarray:
+def _end_to_end(ids: Sequence[Sequence[int]], eos_id: int) -> np.ndarray:
     """Tokens of all documents, each followed by the end of text."""
     end = (eos_id,)
     return np.fromiter(chain.from_iterable(chain(row, end) for row in ids), np.int32, sum(map(len, ids)) + len(ids))
@@ -193,7 +193,11 @@ def _end_to_end(ids: list[list[int]], eos_id: int) -> np.ndarray:
 
 def _encoded_bytes(tokenizer: Tokenizer, text: str, tokens: int) -> int:
     """UTF-8 bytes of `text` that its first `tokens` tokens cover, a character cut in two counted whole."""
-    offsets = tokenizer.backend.encode(text, add_special_tokens=False).offsets
+    chars = SEGMENT_CHARS
+    offsets = tokenizer.backend.encode(text[:chars], add_special_tokens=False).offsets
+    while len(offsets) <= tokens and chars < len(text):
+        chars *= 2
+        offsets = tokenizer.backend.encode(text[:chars], add_special_tokens=False).offsets
     return len(text[: offsets[tokens - 1][1]].encode())
 
 

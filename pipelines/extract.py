@@ -147,8 +147,9 @@ def extractor(engine: str, comments: bool, links: bool) -> Extractor:
         )
     try:
         import trafilatura
-    except ImportError:
-        raise MissingExtra("engine 'trafilatura' is not installed; run: pip install 'trafilatura>=2.3.1,<3'") from None
+    except ImportError as error:  # it may lack a part of its own, such as lxml_html_clean
+        wanted = "pip install 'trafilatura>=2.3.1,<3' lxml_html_clean"
+        raise MissingExtra(f"engine 'trafilatura' cannot be imported ({error.msg.splitlines()[0]}); {wanted}") from None
 
     def extract_main(html: str) -> str:
         return trafilatura.extract(html, include_comments=comments, include_links=links) or ""

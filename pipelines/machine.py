@@ -29,7 +29,7 @@ from pipelines.warc import write_warc
 Item = tuple[str, bytes]
 """Name and content of one raw record."""
 
-SYSTEM_LICENCES = (Path("/usr/share/common-licenses"), Path("/usr/share/doc"))
+SYSTEM_LICENCES, SYSTEM_COPYRIGHTS = Path("/usr/share/common-licenses"), Path("/usr/share/doc")
 LICENCE_NAME = re.compile(r"(licen[cs]e|copying|copyright|notice)([-_.].*)?", re.IGNORECASE)
 NO_TEXT = (".py", ".pyc", ".pyi", ".so", ".gz", ".json", ".html", ".h", ".svg", ".png")
 MAX_CODE_BYTES = 200_000  # larger files are tables and generated code
@@ -151,35 +151,43 @@ def _readme(package: importlib.metadata.Distribution) -> bytes:
 def code_files() -> dict[str, Path]:
     """Python sources of the standard library and installed packages, by the name that goes into the data."""
     found = {}
-    for label, root in [
-        ("stdlib", Path(sysconfig.get_paths()["stdlib"])),
-        *(("site-packages", f) for f in site_folders()),
-    ]:
-        for path in _walk(root, NO_CODE):
-            wanted = path.suffix == ".py" and not path.name.startswith(MADE_BY_INSTALLERS)
-            if wanted and MIN_CODE_BYTES <= path.stat().st_size <= MAX_CODE_BYTES:
+    stdlib = Path(sysconfig.get_paths()["stdlib"])
+    for label, root in [("stdlib", stdlib), *(("site-packages", folder) for folder in site_folders())]:
+        for path in _walk(root, _is_code, NO_CODE):
+            if MIN_CODE_BYTES <= path.stat().st_size <= MAX_CODE_BYTES:
                 found[f"{label}/{path.relative_to(root).as_posix()}"] = path
     return found
+
+
+def _is_code(name: str) -> bool:
+    return name.endswith(".py") and not name.startswith(MADE_BY_INSTALLERS)
 
 
 def licence_files() -> dict[str, Path]:
     """Licence files of installed packages and of the system; near duplicates are kept on purpose."""
     found = {}
     for folder in site_folders():
-        for path in _walk(folder, frozenset({"__pycache__"})):
-            if LICENCE_NAME.fullmatch(path.name) and path.suffix.lower() not in NO_TEXT:
-                found[f"site-packages/{path.relative_to(folder).as_posix()}"] = path
-    for folder in SYSTEM_LICENCES:
-        for path in _walk(folder, frozenset()):
-            if path.suffix not in NO_TEXT and (folder.name == "common-licenses" or path.name == "copyright"):
-                found[f"system/{folder.name}/{path.relative_to(folder).as_posix()}"] = path
+        for path in _walk(folder, _is_licence, frozenset({"__pycache__"})):
+            found[f"site-packages/{path.relative_to(folder).as_posix()}"] = path
+    for folder, wanted in ((SYSTEM_LICENCES, _is_visible), (SYSTEM_COPYRIGHTS, "copyright".__eq__)):
+        for path in _walk(folder, wanted):
+            found[f"system/{folder.name}/{path.relative_to(folder).as_posix()}"] = path
     return found
 
 
-def _walk(root: Path, skip: frozenset[str]) -> Iterator[Path]:
+def _is_licence(name: str) -> bool:
+    return LICENCE_NAME.fullmatch(name) is not None and not name.lower().endswith(NO_TEXT)
+
+
+def _is_visible(name: str) -> bool:
+    return not name.startswith(".")
+
+
+def _walk(root: Path, wanted: Callable[[str], bool], skip: frozenset[str] = frozenset()) -> Iterator[Path]:
+    """Files below `root` whose name is wanted, in order, without folders whose name is in `skip`."""
     for folder, folders, files in os.walk(root):
         folders[:] = sorted(name for name in folders if name not in skip)
-        for name in sorted(files):
+        for name in sorted(filter(wanted, files)):
             if (path := Path(folder, name)).is_file():  # a link may lead nowhere
                 yield path
 

@@ -32,7 +32,7 @@ def scrubbed(html: str) -> str:
 
 
 class SteadyDoc(pydoc.HTMLDoc):
-    """pydoc's page without what differs from one process to the next: values with an order or an address of their own."""
+    """pydoc's page without what differs between processes: values with an order or an address of their own."""
 
     def docother(self, object: Any, name: str | None = None, mod: str | None = None, *ignored: Any) -> str:
         """A datum: its value when that is plain, else its type."""
@@ -57,7 +57,7 @@ def render(name: str, folder: Path, limit_s: int = LIMIT_S) -> bool:
         try:
             signal.alarm(limit_s)  # the default action ends the process, even inside C code
             _mute()
-            temporary = folder / f".{name}.tmp"
+            temporary = folder / f".{name}.{os.getpid()}.tmp"
             temporary.write_bytes(page(name).encode("utf-8", "replace"))
             temporary.replace(folder / f"{name}.html")
             code = 0
@@ -75,6 +75,14 @@ def _mute() -> None:
         os.dup2(nowhere, stream)
 
 
+def render_all(names: list[str], folder: Path) -> None:
+    """Render modules one after the other, for as long as the process that asked for them lives."""
+    parent = os.getppid()
+    for name in names:
+        if os.getppid() != parent:
+            break  # killed: its successor begins where we stop
+        render(name, folder)
+
+
 if __name__ == "__main__":
-    for line in sys.stdin.read().split():
-        render(line, Path(sys.argv[1]))
+    render_all(sys.stdin.read().split(), Path(sys.argv[1]))

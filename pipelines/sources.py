@@ -37,6 +37,7 @@ class _Source(Section):
 
     domain: str | None = Field(default=None, pattern=r"^[A-Za-z0-9_]+(/[A-Za-z0-9_]+)?$")
     language: str | None = Field(default=None, pattern=r"^[a-z]{3}$")
+    licence: str | None = None
     max_documents: int | None = Field(default=None, gt=0)
     max_bytes: Bytes | None = Field(default=None, gt=0)
 
@@ -85,7 +86,6 @@ class FileSource(_Source):
 
     kind: Literal["warc", "html", "jsonl", "json", "parquet", "text", "archive"]
     paths: tuple[str, ...] = Field(min_length=1)
-    licence: str | None = None
     format: Literal["text", "jsonl", "json"] = "text"
     members: str = "*"
     per: Literal["file", "line", "paragraph", "section"] = "file"

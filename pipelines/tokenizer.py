@@ -9,6 +9,8 @@ import base64
 import binascii
 import functools
 import json
+import re
+from array import array
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -33,6 +35,9 @@ PATTERNS = {
     "cl100k": r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*"
     r"|\s*[\r\n]+|\s+(?!\S)|\s+",
 }
+SEGMENT_CHARS = 1 << 20  # an encoding takes 150 times its text's memory: 8 GB for one line of 50 MB, if not cut
+SEARCH_CHARS = 1 << 16
+BETWEEN_WORDS = re.compile(r"(?<=[^\W\d_])(?= [^\W\d_])")
 END_OF_TEXT = "<|endoftext|>"
 PAD = "<|pad|>"
 KNOWN_ENDS = (END_OF_TEXT, "<|end_of_text|>", "</s>", "<eos>", "<|im_end|>", "[SEP]")
@@ -92,13 +97,41 @@ class Tokenizer:
     eos_id: int
     vocab_size: int
 
-    def encode(self, texts: Sequence[str]) -> list[list[int]]:
+    def encode(self, texts: Sequence[str]) -> list[Sequence[int]]:
         """Ids of each text, without any special token."""
-        return [e.ids for e in self.backend.encode_batch_fast(list(texts), add_special_tokens=False)]
+        if max(map(len, texts), default=0) <= SEGMENT_CHARS or not self.segments:
+            return [e.ids for e in self.backend.encode_batch_fast(list(texts), add_special_tokens=False)]
+        return [self._encode_long(text) if len(text) > SEGMENT_CHARS else self.encode([text])[0] for text in texts]
+
+    def _encode_long(self, text: str) -> Sequence[int]:
+        ids = array("i")
+        for segment in segments_of(text):
+            ids.extend(self.encode([segment])[0])
+        return ids
+
+    @property
+    def segments(self) -> bool:
+        """Whether a long text may be cut: a byte-level tokenizer splits before a space whatever stands around it."""
+        return isinstance(self.backend.decoder, decoders.ByteLevel)
 
     def decode(self, ids: Sequence[int]) -> str:
         """The text of `ids`, special tokens left out."""
         return self.backend.decode(list(ids))
+
+
+def segments_of(text: str) -> Iterator[str]:
+    """Cut a long text about every `SEGMENT_CHARS`, between a letter and a space with a letter behind it.
+
+    All `PATTERNS` split there, so the ids do not change; a run without such a place (one endless word) is cut hard.
+    """
+    start = 0
+    while len(text) - start > SEGMENT_CHARS:
+        target = start + SEGMENT_CHARS
+        place = BETWEEN_WORDS.search(text, target - SEARCH_CHARS, target)
+        end = place.start() if place else target
+        yield text[start:end]
+        start = end
+    yield text[start:]
 
 
 def train_tokenizer(files: Sequence[Path], work: Path, settings: TokenizerSettings, workers: int = 1) -> Outcome:

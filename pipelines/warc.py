@@ -5,6 +5,7 @@ the file; length and sha256 are those of the block. A file that breaks off gives
 """
 
 import hashlib
+import re
 import uuid
 import zlib
 from collections.abc import Iterable, Iterator
@@ -22,6 +23,7 @@ from pipelines.records import Record, record_of
 PAGES = WarcRecordType.response | WarcRecordType.resource | WarcRecordType.conversion
 FIXED_DATE = datetime(2020, 1, 1, tzinfo=UTC)  # files that Loam writes hold no clock
 HTML_TYPES = ("text/html", "application/xhtml+xml")
+CONTENT_LENGTH = re.compile(rb"\r\ncontent-length:[ \t]*([0-9]+)[ \t]*\r\n", re.IGNORECASE)
 MEMBER_START = GZIP_MAGIC + b"\x08"
 MAX_URL_LINE = 1 << 16
 
@@ -77,26 +79,24 @@ def read_pages(path: Path, max_bytes: int) -> Iterator[Page]:
 
 def _read_warc(path: Path, max_bytes: int) -> Iterator[Page]:
     """Read records, going on behind damage at the next gzip member that can be read."""
-    row, last, start = 0, -1, 0
+    row, last, start, damaged = 0, -1, 0, False
     page: Page | None = None
     while start is not None:
-        good = last
         try:
             with path.open("rb") as file:
                 file.seek(start)
                 for entry in ArchiveIterator(file, parse_http=False):
                     last = entry.stream_pos
                     page = _page_of(entry, row, max_bytes) if entry.record_type & PAGES else None
-                    row += 1
+                    row, damaged = row + 1, False
                     if page is not None:
                         yield page
         except STREAM_ERRORS as error:
-            first = start == 0 or last > good  # damage is counted once, however often reading is tried again
             start = _next_member(path, max(last, start) + 1)
-            if first:
+            if not damaged:  # damage is counted once, however often reading is tried again
                 problem = reason_of(error) if start else _tail_problem(path, last) or reason_of(error)
                 yield Page(record_of(b"", max(last, 0), row, problem))
-                row += 1
+                row, damaged = row + 1, True
         else:
             told = page is not None and page.record.problem == "truncated"
             if not told and (problem := _tail_problem(path, last)):
@@ -171,9 +171,9 @@ def _tail_problem(path: Path, last: int) -> str | None:
             data = file.read()
     if is_gzip:
         return _gzip_problem(data)
-    head, _, rest = data.partition(b"\r\n\r\n")
-    lengths = [line.split(b":")[1] for line in head.split(b"\r\n") if line.lower().startswith(b"content-length:")]
-    is_whole = not data.startswith(b"WARC/") or (bool(lengths) and not rest[int(lengths[0]) :].strip())
+    head, blank, rest = data.partition(b"\r\n\r\n")
+    length = CONTENT_LENGTH.search(head + blank)
+    is_whole = not data.startswith(b"WARC/") or (length and blank and not rest[int(length.group(1)) :].strip())
     return None if is_whole else "truncated"
 
 

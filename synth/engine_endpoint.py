@@ -8,7 +8,7 @@ finish.
 
 import http.client
 import json
-import time
+import threading
 import urllib.error
 import urllib.request
 from collections.abc import Iterator, Sequence
@@ -51,21 +51,23 @@ class EndpointEngine:
 
     def generate(self, requests: Sequence[Request]) -> Iterator[tuple[Request, Response]]:
         """Answer as the server does, at most `concurrency` requests at once."""
-        waiting = iter(requests)
+        waiting, stopped = iter(requests), threading.Event()
         with ThreadPoolExecutor(self.concurrency) as pool:
             running: dict[Future[Response], Request] = {}
             try:
                 while True:
                     while len(running) < self.concurrency and (request := next(waiting, None)) is not None:
-                        running[pool.submit(self._ask, request)] = request
+                        running[pool.submit(self._ask, request, stopped)] = request
                     if not running:
                         return
-                    for future in wait(running, return_when=FIRST_COMPLETED).done:
+                    done = wait(running, return_when=FIRST_COMPLETED).done
+                    for future in sorted(done, key=lambda f: f.exception() is not None):  # no paid answer is lost
                         yield running.pop(future), future.result()
             finally:
+                stopped.set()
                 pool.shutdown(wait=False, cancel_futures=True)
 
-    def _ask(self, request: Request) -> Response:
+    def _ask(self, request: Request, stopped: threading.Event) -> Response:
         problem = ""
         for attempt in range(self.retries + 1):
             try:
@@ -77,8 +79,10 @@ class EndpointEngine:
                 problem, wish = f"HTTP {error.code}", error.headers.get("Retry-After", "")
             except (OSError, http.client.HTTPException, ValueError, KeyError, IndexError, TypeError) as error:
                 problem, wish = f"{type(error).__name__}: {error}", ""
-            if attempt < self.retries:
-                time.sleep(float(wish) if wish.isdigit() else _wait_s(request_key(request, self.identity), attempt))
+            if attempt == self.retries:
+                break
+            if stopped.wait(float(wish) if wish.isdigit() else _wait_s(request_key(request, self.identity), attempt)):
+                break
         raise StepError(f"{self.url} gave no answer in {self.retries + 1} attempts ({problem}); run again to resume")
 
     def _post(self, payload: dict[str, Any]) -> dict[str, Any]:
@@ -91,7 +95,7 @@ def _parse(body: dict[str, Any]) -> Response:
     choice = body["choices"][0]
     usage = body.get("usage") or {}
     return Response(
-        text=choice["message"].get("content") or "",
+        text=choice["message"]["content"] or "",
         finish_reason=FINISH.get(choice.get("finish_reason"), "refused"),
         usage=Usage(prompt_tokens=usage.get("prompt_tokens", 0), completion_tokens=usage.get("completion_tokens", 0)),
         raw={"finish_reason": choice.get("finish_reason"), "model": body.get("model")},

@@ -1,13 +1,13 @@
 """The engine that asks nobody: answers come from the response log of an earlier run.
 
-It takes over the identity of the engine that gave the answers, so that the keys are the same. With it, parsing and
-verification can be run again offline, at no cost; a request that was never made is answered `not_recorded`.
+It takes over identity and capabilities of the engine that gave the answers, so that the keys are the same. With it,
+parsing and verification can be run again offline, at no cost; a request that was never made is answered `not_recorded`.
 """
 
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from synth.protocol import Capabilities, Request, Response, request_key
+from synth.protocol import Request, Response, request_key
 from synth.response_log import read_log
 
 
@@ -22,11 +22,7 @@ class ReplayEngine:
     """
 
     def __init__(self, folder: Path) -> None:
-        self.identity, self.answers = read_log(folder)
-        # what the first engine could enforce is part of its requests: only that one's schema flag finds them again
-        self.capabilities = Capabilities(
-            json_schema=self.identity.backend in ("vllm", "endpoint"), batch_invariant=True
-        )
+        self.identity, self.capabilities, self.answers = read_log(folder)
 
     def generate(self, requests: Sequence[Request]) -> Iterator[tuple[Request, Response]]:
         """Look every request up."""

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
+from transformers.utils import logging
 
 from pipelines.model_folder import digest_model
 from synth.protocol import Capabilities, Identity, Request, Response, Usage, encode_chat
@@ -50,6 +51,7 @@ class TransformersEngine:
                 torch.set_num_threads(before)
 
     def _load(self) -> tuple[Any, Any]:
+        logging.disable_progress_bar()  # weights load in silence: progress is Loam's to show
         tokenizer = AutoTokenizer.from_pretrained(str(self.folder), local_files_only=True)
         model: Any = AutoModelForCausalLM.from_pretrained(
             str(self.folder), local_files_only=True, use_safetensors=True, dtype=getattr(torch, self.dtype)

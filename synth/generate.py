@@ -53,7 +53,7 @@ def synthesize(
     engine = open_engine(settings.engine, model)
     selection = select_documents(files, settings)
     rows = selection.documents.to_pylist()
-    with ResponseLog(work / "responses", engine.identity) as log:
+    with ResponseLog(work / "responses", engine) as log:
         asker = Asker(engine, log, settings, load_prompts(settings.recipe), recipe_hash(settings))
         with track("synth", len(rows) * len(STAGES), "stages") as tracker:
             for at in range(0, len(rows), WINDOW):
@@ -140,7 +140,8 @@ class Asker:
                 missing.append(request)
         for request, response in self.engine.generate(missing) if missing else ():
             key = request_key(request, self.engine.identity)
-            self.log.add(key, wire_record(request, self.engine.identity), response)
+            if response.finish_reason != "not_recorded":
+                self.log.add(key, wire_record(request, self.engine.identity), response)
             self.asked += 1
             yield key, response
 

@@ -32,6 +32,7 @@ class SynthSettings(Section):
         domain: of the samples.
     """
 
+    kind: Literal["synth"] = "synth"
     recipe: Literal["cot_backward"] = "cot_backward"
     max_documents: int = Field(default=1000, ge=1)
     min_chars: int = Field(default=400, ge=1)

@@ -101,19 +101,26 @@ def test_no_path_of_one_machine():
     assert found == []
 
 
+def called(node: ast.AST) -> str:
+    """`torch.load` for a call of that form, else nothing."""
+    if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute) and isinstance(node.func.value, ast.Name):
+        return f"{node.func.value.id}.{node.func.attr}"
+    return ""
+
+
+def is_unsafe(call: ast.Call) -> bool:
+    """Whether it executes what a file says; what was pickled on the spot is no file."""
+    name = called(call)
+    if name == "torch.load":
+        return not any(k.arg == "weights_only" and getattr(k.value, "value", None) is True for k in call.keywords)
+    module, _, function = name.partition(".")
+    unpickles = module in ("pickle", "dill", "joblib") and function in ("load", "loads", "Unpickler")
+    return unpickles and not (call.args and called(call.args[0]) == f"{module}.dumps")
+
+
 def unsafe_loads(path: Path) -> list[str]:
-    """Calls that execute what a file says: pickle's loaders, and torch.load without weights_only=True."""
-    unsafe = []
-    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
-        if not (isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute)):
-            continue
-        owner = node.func.value.id if isinstance(node.func.value, ast.Name) else ""
-        safe = any(k.arg == "weights_only" and getattr(k.value, "value", None) is True for k in node.keywords)
-        if (owner in ("pickle", "dill", "joblib") and node.func.attr in ("load", "loads", "Unpickler")) or (
-            (owner, node.func.attr) == ("torch", "load") and not safe
-        ):
-            unsafe.append(f"{path.name}:{node.lineno}")
-    return unsafe
+    calls = [node for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))) if isinstance(node, ast.Call)]
+    return [f"{path.name}:{call.lineno}" for call in calls if is_unsafe(call)]
 
 
 def test_nothing_is_unpickled():
@@ -122,5 +129,7 @@ def test_nothing_is_unpickled():
 
 def test_unsafe_loads_are_seen(tmp_path: Path):
     sample = tmp_path / "sample.py"
-    sample.write_text("pickle.load(f)\ntorch.load(f)\ntorch.load(f, weights_only=True)\n")
+    sample.write_text(
+        "pickle.load(f)\ntorch.load(f)\ntorch.load(f, weights_only=True)\npickle.loads(pickle.dumps(f))\njson.load(f)\n"
+    )
     assert unsafe_loads(sample) == ["sample.py:1", "sample.py:2"]

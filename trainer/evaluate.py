@@ -9,8 +9,7 @@ import json
 import math
 import time
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -77,11 +76,13 @@ def evaluate(
     Raises:
         DataError: nothing to measure, or a model, document file or item file is unusable.
     """
+    from trainer.loop import torch_threads  # here, because it imports torch
+
     if not validation and not items:
         raise DataError("nothing to evaluate: give held-out documents or item files")
     sources = held_out(validation, settings.chars_per_document) if validation else {}
     groups, rejected = load_benchmarks(items)
-    with _threads(settings.threads):
+    with torch_threads(settings.threads):
         scorer = Scorer(model, settings.max_length, settings.batch_tokens)
         documents = {
             domain: _once(work / SCRATCH / "domains" / f"{number:03d}.parquet",
@@ -265,15 +266,3 @@ def _adding(tracker: Any) -> Any:
         tracker.update(done["tokens"])
 
     return add
-
-
-@contextmanager
-def _threads(count: int) -> Iterator[None]:
-    import torch
-
-    before = torch.get_num_threads()
-    torch.set_num_threads(count)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)

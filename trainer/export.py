@@ -21,6 +21,7 @@ from pipelines.files import write_atomically
 from pipelines.tokenizer import load_tokenizer, write_tokenizer
 from trainer.checkpoint import load_checkpoint, load_model
 from trainer.hf_format import config_of, to_hf
+from trainer.loop import torch_threads
 
 MAX_FILE_BYTES = 4 << 30
 TOLERANCE = 1e-4  # fp32 logits of the same weights summed in another order differ by about 1e-6
@@ -96,7 +97,7 @@ def check_export(checkpoint: Path, hf_dir: Path, tokens: np.ndarray, tolerance: 
     theirs = AutoModelForCausalLM.from_pretrained(hf_dir, dtype=torch.float32, local_files_only=True).eval()
     tokens_BT = torch.from_numpy(np.array(tokens[: ours.settings.max_sequence], dtype=np.int64)).unsqueeze(0)
     assert tokens_BT.numel() > 0
-    with torch.inference_mode():
+    with torch_threads(1), torch.inference_mode():  # the difference goes into a manifest: the same on every run
         theirs_BTV = theirs(input_ids=tokens_BT, use_cache=False).logits
         ours_BTV = ours(tokens_BT)[..., : theirs_BTV.shape[-1]]
     difference = (ours_BTV - theirs_BTV).abs().max().item()

@@ -31,7 +31,9 @@ def _collect(recipe: RunRecipe) -> Step:
     def action(place: Place, work: Path) -> Outcome:
         return sources.collect(recipe.sources, work, place.workers)
 
-    return Step("collect", action, "raw files of the sources found on this machine", plain(sources=recipe.sources))
+    found = {name: s for name, s in recipe.sources.items() if isinstance(s, sources.MachineSource)}
+    return Step("collect", action, "raw files of the sources found on this machine", plain(sources=found),
+                inputs=sources.fingerprint_inputs(found, Path(recipe.root)))  # fmt: skip
 
 
 def _ingest(recipe: RunRecipe) -> Step:
@@ -40,7 +42,7 @@ def _ingest(recipe: RunRecipe) -> Step:
     root = Path(recipe.root)
 
     def action(place: Place, work: Path) -> Outcome:
-        return sources.ingest(recipe.sources, place.of("collect"), root, work, recipe.extract, place.workers)
+        return sources.ingest(recipe.sources, place.of("collect") / "raw", root, work, recipe.extract, place.workers)
 
     return Step(
         "ingest", action, "raw records to documents: extraction and normalization",
@@ -143,4 +145,4 @@ def _decontaminate(recipe: RunRecipe) -> Step:
 
 def licences_of(recipe: RunRecipe) -> Mapping[str, str]:
     """Licence of each source, as the recipe states it."""
-    return {name: source.licence for name, source in recipe.sources.items()}
+    return {name: source.licence or "not stated" for name, source in recipe.sources.items()}

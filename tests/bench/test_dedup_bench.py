@@ -3,6 +3,7 @@
 import gzip
 import json
 import time
+from collections.abc import Callable
 
 import pyarrow as pa
 import pytest
@@ -27,6 +28,16 @@ def megabytes(texts: list[str]) -> float:
     return sum(len(text.encode()) for text in texts) / 1e6
 
 
+def cpu_seconds(work: Callable[[], object]) -> float:
+    """The least of three runs, in this process's own time: what other processes do counts for neither side."""
+    taken = []
+    for _ in range(3):
+        began = time.process_time()
+        work()
+        taken.append(time.process_time() - began)
+    return min(taken)
+
+
 def test_sign(benchmark, texts, tmp_path):
     pytest.importorskip("spacy")
     column = pa.array(texts)
@@ -35,11 +46,8 @@ def test_sign(benchmark, texts, tmp_path):
     oracle = MinhashDedupSignature(str(tmp_path))
     oracle._hash_func = lambda text: xxhash.xxh64_intdigest(text.encode())  # xxhash 4 takes bytes only
     sample = texts[::12]
-    began = time.perf_counter()
-    for text in sample:
-        oracle.get_signature(oracle.get_shingles(text))
-    theirs = megabytes(sample) / (time.perf_counter() - began)
-    ours = megabytes(texts) / benchmark.stats["mean"]
+    theirs = megabytes(sample) / cpu_seconds(lambda: [oracle.get_signature(oracle.get_shingles(t)) for t in sample])
+    ours = megabytes(texts) / cpu_seconds(lambda: sign(column, Shape()))
     benchmark.extra_info |= {"mb_per_s": round(ours, 1), "datatrove_mb_per_s": round(theirs, 2)}
     print(f"\nsignatures: {ours:.1f} MB/s, datatrove stage 1: {theirs:.2f} MB/s, {ours / theirs:.0f} times")
     assert ours > 10 * theirs

@@ -9,13 +9,13 @@ from filters.heuristics import CleanLines, FilterSettings, Heuristics, clean_lin
 from pipelines.document import STREAM, conform
 from pipelines.errors import RecipeError
 
-GOOD = " ".join(
-    f"The {noun} of {place} that people have with them is known to be {kind}." for noun, place, kind in zip(
-        ["harbour", "orchard", "library", "garden", "bridge", "market"],
-        ["Bergen", "Kyoto", "Lagos", "Lima", "Prague", "Quebec"],
-        ["very old", "quite new", "rather small", "truly famous", "often empty", "always full"], strict=True
-    )
-)  # fmt: skip
+GOOD = (
+    "The harbour of Bergen has been busy since the Middle Ages, and old wooden houses still line its northern quay. "
+    "Fishermen bring their catch to the market every morning, where visitors taste it with bread and lemon. "
+    "Rain falls on two days out of three, so nobody leaves home without a coat. "
+    "Above the town a small railway climbs to a viewpoint from which islands can be seen on clear evenings. "
+    "Students have filled several cafes near the museum, and music is often heard there until midnight."
+)
 
 
 def documents(*texts: str, domain: str | None = None) -> pa.Table:
@@ -32,8 +32,8 @@ def write(folder: Path, name: str, table: pa.Table) -> Path:
 
 def test_good_text_lives_and_bad_text_names_its_rule():
     judged = Heuristics(FilterSettings(rules="web_en")).apply(documents(GOOD, "too short", "same line\n" * 50))
-    assert judged["reason"].to_pylist() == [None, "gopher_repetition.top_2_gram", "gopher_repetition.dup_para_frac"][:1] + [
-        "gopher_repetition.top_2_gram", "gopher_repetition.dup_line_frac"]  # fmt: skip
+    expected = [None, "gopher_repetition.top_2_gram", "gopher_repetition.dup_line_frac"]
+    assert judged["reason"].to_pylist() == expected
 
 
 def test_values_are_stored_for_kept_and_dropped():
@@ -72,16 +72,18 @@ def test_line_cleaning_agrees_with_datatrove():
     from datatrove.data import Document
     from datatrove.pipeline.filters import C4QualityFilter
 
-    text = "\n".join([GOOD, "Menu", "About us", GOOD.replace("known", "seen"), "Accept the cookie policy of us", "a b c"])
+    text = "\n".join(
+        [GOOD, "Menu", "About us", GOOD.replace("harbour", "market"), "Accept the cookie policy of us", "a b c"]
+    )
     oracle = Document(text=text, id="0")
     assert C4QualityFilter(filter_no_terminal_punct=False).filter(oracle) is True
     assert clean_lines(pa.array([text])).to_pylist() == [oracle.text]
 
 
 def test_cleaning_inside_the_filter_lets_fineweb_judge_what_is_left():
-    menu = "\n".join(f"item {n}" for n in range(60))
+    menu = "\n".join(["Home", "News", "Sport", "Weather", "Travel", "Culture", "Science", "Health", "Contact"])
     text = f"{GOOD}\n{menu}"
-    plain = FilterSettings(rules="web_en", thresholds={"gopher_repetition.top_2_gram.high": None})
+    plain = FilterSettings(rules="web_en")
     assert Heuristics(plain).apply(documents(text))["reason"].to_pylist() == ["fineweb.line_punct"]
     cleaned = Heuristics(plain.model_copy(update={"clean_lines": True})).apply(documents(text, "nothing"))
     assert cleaned["reason"].to_pylist()[0] is None

@@ -120,3 +120,26 @@ def test_precision_and_recall_on_synthetic_sentences(shared):
     assert recall["email"] == recall["iban"] == recall["us_ssn"] == recall["ip_address"] == 1
     assert recall["credit_card"] > 0.92  # the others are twelve digits long
     assert recall["phone_number"] > 0.65  # national formats without a word before them are left alone
+
+
+def test_language_heuristics_and_pii_in_one_pass(tmp_path):
+    from filters.heuristics import FilterSettings, Heuristics
+    from filters.language import IdentifyLanguage, LanguageSettings
+    from filters.pii import write_spans
+    from pipelines.execute import transform
+
+    path = tmp_path / "kept" / "mail" / "part-00000.parquet"
+    path.parent.mkdir(parents=True)
+    letter = "Dear friend, please write to someone@host.org when you have time, and tell me of the news at home."
+    pq.write_table(
+        pa.table(
+            {"id": ["a", "b", "c"], "text": [letter, "Cher ami, il fait beau ici.", "This is much too short to stay."]}
+        ),
+        path,
+    )
+    rules = FilterSettings(rules="gopher_quality", thresholds={"gopher_quality.word_count.low": 10})
+    blocks = [IdentifyLanguage(LanguageSettings(keep=["eng"])), Heuristics(rules), MaskPii()]
+    counts = transform([path], blocks, tmp_path / "out", 2, "clean")
+    assert counts.dropped == {"gopher_quality.word_count": 1, "language.fra": 1}
+    assert write_spans(tmp_path / "out", ["mail/part-00000"]) == {"email": 1}
+    assert "<EMAIL>" in pq.read_table(tmp_path / "out/kept/mail/part-00000.parquet")["text"].to_pylist()[0]

@@ -23,8 +23,8 @@ from filters.quality import (
 from pipelines.document import STREAM, conform
 from pipelines.errors import DataError, StepError
 
-WORDS = {"books": "harbour winter letter evening quiet garden remember".split(),
-         "spam": "cheap click winner bonus casino free offer".split()}  # fmt: skip
+WORDS = {"books": ["harbour", "winter", "letter", "evening", "quiet", "garden", "remember"],
+         "spam": ["cheap", "click", "winner", "bonus", "casino", "free", "offer"]}  # fmt: skip
 SETTINGS = QualitySettings(positive=["books"], dim=8, bucket=1000, epoch=10, lr=0.5)
 
 

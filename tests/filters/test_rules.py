@@ -8,15 +8,16 @@ from filters.verdict import first_failure
 from pipelines.errors import RecipeError
 
 LINES = [f"line number {n} says something of its own" for n in range(20)]
-FRODO = (
-    "“I wish it need not have happened in my time,” said Frodo. “So do I,” said Gandalf, “and so do all who live "
-    "to see such times. But that is not for them to decide. All we have to decide is what to do with the time that is "
-    "given us.”"
+QUOTE = (
+    "I wish it need not have happened in my time, said Frodo. So do I, said Gandalf, and so do all who live to see "
+    "such times. But that is not for them to decide. All we have to decide is what to do with the time that is "
+    "given us."
 )
 
 
 def reason(rules: str, text: str, **thresholds: float | None) -> str | None:
-    chosen = rule_set(rules, {f"{rules}.{key.replace('__', '.')}": value for key, value in thresholds.items()})
+    limits = {f"{rules}.{key.replace('__', '.')}": value for key, value in thresholds.items()}
+    chosen = rule_set(rules, limits)
     return judge(chosen, text_stats(pa.array([text])), 1).to_pylist()[0]
 
 
@@ -54,7 +55,7 @@ def test_quality(text, expected):
 
 
 def test_a_quote_passes():
-    assert reason("gopher_quality", FRODO, word_count__low=10) is None
+    assert reason("gopher_quality", QUOTE, word_count__low=10) is None
 
 
 def test_c4_and_fineweb():
@@ -95,7 +96,9 @@ def test_every_rule_looks_at_a_statistic_that_exists():
 def test_unknown_names_are_explained():
     with pytest.raises(RecipeError, match="no rule set 'gofer_quality'; did you mean gopher_quality"):
         rule_set("gofer_quality")
-    with pytest.raises(RecipeError, match=r"no threshold 'gopher_quality.words.low'; did you mean gopher_quality.word_"):
+    with pytest.raises(
+        RecipeError, match=r"no threshold 'gopher_quality.words.low'; did you mean .*gopher_quality.word_count.low"
+    ):
         rule_set("gopher_quality", {"gopher_quality.words.low": 3})
 
 

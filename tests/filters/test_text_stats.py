@@ -15,9 +15,7 @@ def words_of(text: str) -> list[str]:
     data = np.frombuffer(text.encode(), np.uint8)
     memory = scratch(max(1, len(data)))
     n = decode(data, 0, len(data), LEXICON.table, memory.cps, memory.cls)
-    count = split_words(
-        memory.cps, memory.cls, n, memory.starts, memory.ends, LEXICON.abbreviations, LEXICON.units
-    )
+    count = split_words(memory.cps, memory.cls, n, memory.starts, memory.ends, LEXICON.abbreviations, LEXICON.units)
     return [text[a:b] for a, b in zip(memory.starts[:count], memory.ends[:count], strict=True)]
 
 
@@ -29,10 +27,13 @@ def stat(name: str, *texts: str) -> list[float]:
     ("text", "words"),
     [
         ("Don't panic.", ["Do", "n't", "panic", "."]),
-        ("Mr. Smith's U.S. trip (2019) cost $5.", "Mr. Smith 's U.S. trip ( 2019 ) cost $ 5 .".split()),
-        ("well-known, e.g. www.example.com/a-b", "well - known , e.g. www.example.com/a-b".split()),
-        ('"Really?!" she said...', '" Really ? ! " she said ...'.split()),
-        ("10km in 3%", "10 km in 3 %".split()),
+        (
+            "Mr. Smith's U.S. trip (2019) cost $5.",
+            ["Mr.", "Smith", "'s", "U.S.", "trip", "(", "2019", ")", "cost", "$", "5", "."],
+        ),
+        ("well-known, e.g. www.example.com/a-b", ["well", "-", "known", ",", "e.g.", "www.example.com/a-b"]),
+        ('"Really?!" she said...', ['"', "Really", "?", "!", '"', "she", "said", "..."]),
+        ("10km in 3%", ["10", "km", "in", "3", "%"]),
         ("我爱 Loam。", ["我", "爱", "Loam", "。"]),
         ("  \n ", []),
     ],
@@ -45,7 +46,7 @@ def test_words_agree_with_spacy():
     from datatrove.utils.text import split_into_words
 
     text = (
-        'The quick-witted fox (aged 3) said: "I\'ll go to St. Louis, won\'t you?" It cost $4.50/day, i.e. 10% more.\n'
+        "The quick-witted fox (aged 3) said: \"I'll go to St. Louis, won't you?\" It cost $4.50/day, i.e. 10% more.\n"
         "See https://example.org/path?q=1 -- or e-mail me@example.org; it's the U.K.'s best.Really, A.B. said so…"
     )
     assert words_of(text) == split_into_words(text, "eng")

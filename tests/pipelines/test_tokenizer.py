@@ -15,7 +15,14 @@ from hypothesis import strategies as st
 
 from pipelines.errors import DataError
 from pipelines.sample import balanced_sample
-from pipelines.tokenizer import Tokenizer, TokenizerSettings, load_tokenizer, train_tokenizer
+from pipelines.tokenizer import (
+    SEGMENT_CHARS,
+    Tokenizer,
+    TokenizerSettings,
+    load_tokenizer,
+    segments_of,
+    train_tokenizer,
+)
 
 SETTINGS = TokenizerSettings(vocab_size=320)
 STRANGE = "Zażółć 12345 gęślą\r\n\tjaźń  <|endoftext|> 中文字符 \u0000 e\u0301 👩‍🚀 don't   x"
@@ -76,6 +83,21 @@ def test_a_special_token_written_in_a_text_is_text(ours: Tokenizer, text: str) -
     ids = ours.encode([text])[0]
     assert not {0, 1} & set(ids)
     assert ours.decode(ids) == text
+
+
+@pytest.mark.parametrize("name", ["gpt2/vocab.json", "qwen"])
+def test_a_long_text_is_encoded_in_segments_to_the_same_ids(shared: Path, name: str) -> None:
+    tokenizer = load_tokenizer(shared / "tokenizers" / name)
+    text = (shared / "encyclopedia" / "wiki_demo.txt").read_text()
+    text = (text * (SEGMENT_CHARS // len(text) + 2))[: 2 * SEGMENT_CHARS + 5]
+    whole = tokenizer.backend.encode(text, add_special_tokens=False).ids
+    assert len(list(segments_of(text))) == 3
+    assert list(tokenizer.encode([text, "a"])[0]) == whole
+
+
+def test_an_endless_word_comes_back(ours: Tokenizer) -> None:
+    text = "é" * (SEGMENT_CHARS + 10)
+    assert ours.decode(ours.encode([text])[0]) == text
 
 
 def test_digits_are_single(ours: Tokenizer) -> None:

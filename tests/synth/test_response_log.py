@@ -60,7 +60,8 @@ def test_answers_to_questions_no_longer_asked_are_left_out(tmp_path: Path):
 
 @pytest.mark.parametrize(
     "change",
-    [{"seed": 2}, {"temperature": 0.6}, {"top_p": 1.0}, {"max_tokens": 6}, {"stop": ("x",)}, {"metadata": {"attempt": "1"}},
+    [{"seed": 2}, {"temperature": 0.6}, {"top_p": 1.0}, {"max_tokens": 6}, {"stop": ("x",)},
+     {"metadata": {"attempt": "1"}},
      {"response_format": {"type": "json_object"}}, {"messages": (Message(role="user", content="ho"),)}],
     ids=lambda change: next(iter(change)),
 )  # fmt: skip

@@ -1,0 +1,147 @@
+import gzip
+import json
+import sys
+
+import pyarrow.parquet as pq
+import pytest
+
+from pipelines.document import table_of
+from pipelines.errors import DataError, MissingExtra
+from pipelines.extract import (
+    ExtractHtml,
+    ExtractSettings,
+    PageReader,
+    decode_page,
+    extract,
+    extract_text,
+    extractor,
+    is_too_deep,
+)
+from pipelines.readers import Reading
+from pipelines.tracing import read_origin
+from pipelines.warc import write_warc
+
+PROSE = "The soil of the plain is a mixture of sand, silt and clay that holds water and air in balance. " * 4
+PAGE = f"<html><head><title>t</title></head><body><nav>menu</nav><article><p>{PROSE}</p></article></body></html>"
+SETTINGS = ExtractSettings()
+
+
+@pytest.mark.parametrize(
+    ("payload", "declared", "expected"),
+    [
+        ("naïve".encode(), None, ("naïve", "utf-8")),
+        ("naïve".encode(), "gb2312", ("naïve", "utf-8")),  # a stale declaration
+        (b"\xef\xbb\xbfbom", "latin-1", ("bom", "utf-8")),
+        ("bom".encode("utf-16"), None, ("bom", "utf-16-le")),
+        ("土壤是沙".encode("gbk"), "gb2312", ("土壤是沙", "gb18030")),
+        (b'<meta charset="gbk">' + "土壤".encode("gb18030"), None, ('<meta charset="gbk">土壤', "gb18030")),
+        ("café".encode("latin-1"), "iso-8859-1", ("café", "cp1252")),
+        (b"ab\xe9\xe9" * 20, "no-such-charset", ("abéé" * 20, "cp1252")),
+    ],
+)
+def test_encodings(payload, declared, expected):
+    assert decode_page(payload, declared) == expected
+
+
+@pytest.mark.parametrize(
+    ("html", "deep"),
+    [
+        ("<div>" * 11, True),
+        ("<DIV>" * 11 + "</DIV>" * 11, True),
+        ("<div></div>" * 50, False),
+        ("<li>" * 50, False),  # end tags may be left out
+        ("<br>" * 50, False),
+        ("<div>" * 10, False),
+    ],
+)
+def test_depth(html, deep):
+    assert is_too_deep(html, 10) is deep
+
+
+@pytest.mark.parametrize(
+    ("html", "reason"), [(PAGE, None), ("<p></p>", "no_text"), ("", "no_text"), ("<div>" * 200_000 + "x", "too_deep")]
+)
+def test_reasons(html, reason):
+    assert extract_text(html, SETTINGS)[1] == reason
+
+
+def test_menus_are_left_out():
+    text, _ = extract_text(PAGE, SETTINGS)
+    assert text.split() == PROSE.split()
+
+
+def test_trafilatura_finds_the_same_paragraph():
+    pytest.importorskip("trafilatura", exc_type=ImportError)
+    text, _ = extract_text(PAGE, ExtractSettings(engine="trafilatura"))
+    assert text.split() == PROSE.split()
+
+
+def test_an_engine_that_is_not_installed_is_named(monkeypatch):
+    monkeypatch.setitem(sys.modules, "trafilatura", None)
+    extractor.cache_clear()
+    with pytest.raises(MissingExtra, match="trafilatura"):
+        extractor("trafilatura", False, False)
+
+
+def test_the_block_works_on_html_in_a_column():
+    batch = table_of([{"id": "a", "text": PAGE}, {"id": "b", "text": "<p>"}, {"id": "c", "text": "x" * 3000}])
+    done = ExtractHtml(ExtractSettings(max_page_bytes=2000)).apply(batch)
+    assert done["text"][0].as_py().split() == PROSE.split()
+    assert done["reason"].to_pylist() == [None, "no_text", "too_large"]
+
+
+def test_every_kind_of_file_and_every_fate(tmp_path):
+    raw, out = tmp_path / "raw", tmp_path / "out"
+    write_warc(raw / "a.warc.gz", [("http://x/1", PAGE.encode()), ("http://x/2", b"<p></p>")])
+    (raw / "b.html.gz").write_bytes(gzip.compress(PAGE.encode()))
+    (raw / "c.html").write_bytes(b"")
+    (raw / "d.warc").write_bytes(
+        b"WARC/1.0\r\nWARC-Type: conversion\r\nWARC-Target-URI: http://x/3\r\nContent-Type: text/plain\r\n"
+        b"Content-Length: 9\r\n\r\nextracted\r\n\r\n"
+        b"WARC/1.0\r\nWARC-Type: resource\r\nContent-Type: image/gif\r\nContent-Length: 3\r\n\r\nGIF\r\n\r\n"
+        b"WARC/1.0\r\nWARC-Type: metadata\r\nContent-Length: 3\r\n\r\na:b\r\n\r\n"
+    )
+    counts = extract(sorted(raw.iterdir()), out, SETTINGS).counts
+    assert counts is not None
+    assert (counts.docs_in, counts.kept) == (6, 3)
+    assert (counts.dropped, counts.rejected) == ({"not_html": 1}, {"empty_file": 1, "no_text": 1})
+    rows = pq.read_table(out / "documents").to_pylist()
+    assert [(row["id"], row["url"]) for row in rows] == [
+        ("a.warc.gz/0", "http://x/1"), ("b.html.gz", None), ("d.warc/0", "http://x/3")]  # fmt: skip
+    assert [len(read_origin(row["origin"], [raw])) for row in rows] == [rows[0]["origin"]["length"], len(PAGE), 9]
+
+
+def test_other_files_are_refused(tmp_path):
+    (tmp_path / "a.pdf").write_bytes(b"%PDF")
+    with pytest.raises(DataError, match=r"a\.pdf: expected \.warc"):
+        extract([tmp_path / "a.pdf"], tmp_path / "out", SETTINGS)
+
+
+def test_real_pages_in_two_languages_do_not_depend_on_workers(shared, tmp_path):
+    files = [shared / "web/warc/realpages-00004.warc.gz", shared / "web/warc/aut-example.arc.gz"]
+    counts = [extract(files, tmp_path / str(n), SETTINGS, workers=n).counts for n in (1, 2)]
+    assert counts[0] == counts[1]
+    assert counts[0] is not None
+    assert counts[0].docs_in == 60 + 299
+    one, two = (sorted((tmp_path / n).glob("*/*.parquet")) for n in ("1", "2"))
+    assert [p.read_bytes() for p in one] == [p.read_bytes() for p in two]
+
+
+def test_words_that_people_marked_are_mostly_found(shared):
+    """Mean share of the words of hand-made article bodies that the extracted text has."""
+    folder = shared / "web/article_extraction_benchmark"
+    truth = json.loads(next(folder.glob("ground-truth*.json")).read_text())
+    recalls = []
+    for name, item in sorted(truth.items())[:40]:
+        html = gzip.decompress((folder / "html" / f"{name}.html.gz").read_bytes())
+        reader_text = extract_text((decode_page(html) or ("", ""))[0], SETTINGS)[0].split()
+        wanted = set(item["articleBody"].split())
+        recalls.append(len(wanted & set(reader_text)) / max(1, len(wanted)))
+    assert sum(recalls) / len(recalls) > 0.9
+
+
+def test_reader_says_the_encoding(shared):
+    reader = PageReader([shared / "web/warc/realpages-00000.warc.gz"], shared, Reading(), SETTINGS)
+    found = [document.metadata.get("encoding") for document in reader.run(None)]
+    assert found.count("gb18030") > 15  # Chinese news pages that declare gb2312 or gbk
+    assert found.count(None) == 0

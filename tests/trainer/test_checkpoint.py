@@ -1,0 +1,90 @@
+import json
+from pathlib import Path
+
+import pytest
+import torch
+
+from pipelines.errors import DataError
+from trainer.checkpoint import load_checkpoint, load_model, read_checkpoints, save_model, write_checkpoint
+from trainer.model import new_model
+from trainer.recipe import ModelSettings
+
+SETTINGS = ModelSettings(layers=1, width=16, heads=2, kv_heads=1, head_dim=8, ffn_width=16, vocab_size=32)
+
+
+def write(folder: Path, *steps: int) -> None:
+    for step in steps:
+        write_checkpoint(folder, step, {"x": torch.full((3,), float(step))}, {"mark": step})
+
+
+def flip_a_byte(path: Path) -> None:
+    data = bytearray(path.read_bytes())
+    data[-1] ^= 1
+    path.write_bytes(data)
+
+
+def test_two_are_kept_newest_first(tmp_path: Path):
+    write(tmp_path, 9, 10, 100)
+    found = read_checkpoints(tmp_path)
+    assert [(c.step, c.note["mark"], c.tensors["x"][0].item()) for c in found] == [(100, 100, 100.0), (10, 10, 10.0)]
+
+
+@pytest.mark.parametrize("damage", ["byte", "cut", "json", "gone"])
+def test_a_damaged_one_falls_back(tmp_path: Path, damage: str):
+    write(tmp_path, 1, 2)
+    last = tmp_path / "step-000000002"
+    if damage == "byte":
+        flip_a_byte(last / "state.safetensors")
+    elif damage == "cut":
+        (last / "state.safetensors").write_bytes((last / "state.safetensors").read_bytes()[:20])
+    elif damage == "json":
+        (last / "state.json").write_text('{"step": ')
+    else:
+        (last / "state.safetensors").unlink()
+    assert [c.step for c in read_checkpoints(tmp_path)] == [1]
+
+
+def test_a_half_written_folder_is_not_seen(tmp_path: Path):
+    write(tmp_path, 1)
+    (tmp_path / "step-000000001").rename(tmp_path / ".step-000000002.tmp")
+    assert read_checkpoints(tmp_path) == []
+
+
+def test_a_model_comes_back_as_it_was(tmp_path: Path):
+    model = new_model(SETTINGS, 0).eval()
+    save_model(tmp_path / "final", model)
+    settings, tensors = load_checkpoint(tmp_path / "final")
+    assert settings == SETTINGS
+    assert tensors.keys() == model.state_dict().keys()
+    tokens = torch.arange(8)[None]
+    assert torch.equal(load_model(tmp_path / "final")(tokens), model(tokens))
+
+
+def test_saving_twice_gives_the_same_bytes(tmp_path: Path):
+    for name in ("a", "b"):
+        save_model(tmp_path / name, new_model(SETTINGS, 0))
+    for file in ("model.safetensors", "recipe.json"):
+        assert (tmp_path / "a" / file).read_bytes() == (tmp_path / "b" / file).read_bytes()
+
+
+def test_a_changed_weight_is_refused(tmp_path: Path):
+    save_model(tmp_path, new_model(SETTINGS, 0))
+    flip_a_byte(tmp_path / "model.safetensors")
+    with pytest.raises(DataError, match="expected sha256"):
+        load_checkpoint(tmp_path)
+
+
+def test_a_wrong_shape_is_named(tmp_path: Path):
+    save_model(tmp_path, new_model(SETTINGS, 0))
+    about = json.loads((tmp_path / "recipe.json").read_text())
+    about["model"]["ffn_width"] = 24
+    (tmp_path / "recipe.json").write_text(json.dumps(about))
+    with pytest.raises(
+        DataError, match=r"layers\.0\.mlp\.down_proj\.weight: expected shape \(16, 24\), found \(16, 16\)"
+    ):
+        load_checkpoint(tmp_path)
+
+
+def test_a_folder_without_a_model_is_refused(tmp_path: Path):
+    with pytest.raises(DataError, match="not a model that loam trained"):
+        load_checkpoint(tmp_path)

@@ -1,0 +1,185 @@
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+import torch
+
+from pipelines.errors import DataError, RecipeError, StepError
+from pipelines.indexed import IndexedWriter, load_shards
+from pipelines.shards import Blend, ShardSet
+from trainer.checkpoint import load_model
+from trainer.loop import read_metrics, train
+from trainer.recipe import TrainRecipe
+from trainer.validation import bits_per_byte, held_out_losses
+
+ROOT = Path(__file__).resolve().parents[2]
+RECIPE = TrainRecipe.model_validate({
+    "name": "tiny",
+    "model": {
+        "layers": 2, "width": 16, "heads": 2, "kv_heads": 1, "head_dim": 8, "ffn_width": 24, "vocab_size": 32,
+        "max_sequence": 16, "experts": 4, "expert_width": 8, "dense_layers": 1,
+    },
+    "stages": [
+        {"name": "short", "tokens": 1024, "sequence_length": 8, "batch_tokens": 64, "learning_rate": 1e-2},
+        {"name": "long", "tokens": 1024, "sequence_length": 16, "batch_tokens": 64, "learning_rate": 5e-3},
+    ],
+    "checkpoint_every": 5, "validate_every": 8, "validation_tokens": 100, "micro_batch_tokens": 32, "device": "cpu",
+})  # fmt: skip
+DENSE = RECIPE.model_copy(update={"model": RECIPE.model.model_copy(update={"experts": 0})})
+
+
+def shards_of(folder: Path) -> ShardSet:
+    """Two learnable domains: each repeats a short cycle of its own tokens."""
+    for name, first in (("even", 0), ("odd", 1)):
+        cycle = np.arange(first, 16, 2)
+        with IndexedWriter(folder / name, 32) as writer:
+            for document in range(20):
+                tokens = np.resize(np.roll(cycle, document), 25 + document)
+                writer.append(tokens, np.array([len(tokens)]))
+    return load_shards(folder)
+
+
+def blend_of(shards: ShardSet) -> Blend:
+    return Blend.of({"even": 0.7, "odd": 0.3}, shards)
+
+
+def published(work: Path) -> dict[str, bytes]:
+    files = (p for p in work.rglob("*") if p.is_file() and ".scratch" not in p.parts)
+    return {p.relative_to(work).as_posix(): p.read_bytes() for p in files}
+
+
+def test_a_run_learns_and_tells(tmp_path: Path):
+    shards = shards_of(tmp_path / "shards")
+    outcome = train(RECIPE, blend_of(shards), tmp_path / "work", shards, {"even": 1000})
+    lines = read_metrics(tmp_path / "work" / "metrics.jsonl")
+    steps = [line for line in lines if line["kind"] == "step"]
+    assert [line["step"] for line in steps] == list(range(1, 33))
+    assert steps[-1]["loss"] < steps[0]["loss"] - 0.5
+    assert steps[-1]["tokens"] == RECIPE.tokens == outcome.metrics["tokens"] == 2048
+    assert list(steps[0]["experts"]) == ["1"]
+    assert [line["step"] for line in lines if line["kind"] == "held_out"] == [8, 16, 24, 32]
+    short = outcome.metrics["stages"][0]
+    assert (short["domains"]["even"]["tokens"], short["domains"]["odd"]["tokens"]) == (712, 312)  # 89 of 128 samples
+    loads = pq.read_table(tmp_path / "work" / "expert_load.parquet").to_pandas()
+    assert loads["tokens"].sum() == 2048 * 2
+    held = held_out_losses(load_model(tmp_path / "work" / "final"), shards, 16, 100)
+    assert held == outcome.metrics["held_out"]
+    assert outcome.metrics["bits_per_byte"] == bits_per_byte(held, shards, {"even": 1000})
+
+
+def test_held_out_loss_scores_every_token_once(tmp_path: Path):
+    shards = shards_of(tmp_path / "shards")
+    train(DENSE, blend_of(shards), tmp_path / "work")
+    model = load_model(tmp_path / "work" / "final")
+    tokens = torch.from_numpy(np.fromfile(shards.named("even").prefix.with_suffix(".bin"), "<u2")[:38].astype(np.int64))
+    each = []
+    for start in range(0, 37, 16):
+        window = tokens[start : start + 17]
+        logits = model(window[None, :-1])[0]
+        each.append(torch.nn.functional.cross_entropy(logits, window[1:], reduction="none"))
+    expected = float(torch.cat(each).detach().double().mean())
+    assert held_out_losses(model, shards, 16, 37)["even"] == {"loss": pytest.approx(expected, abs=2e-6), "tokens": 37}
+
+
+def test_micro_batches_sum_to_the_batch(tmp_path: Path):
+    shards = shards_of(tmp_path / "shards")
+    losses = []
+    for micro in (0, 16):
+        recipe = DENSE.model_copy(update={"micro_batch_tokens": micro})
+        train(recipe, blend_of(shards), tmp_path / str(micro))
+        losses.append([line["loss"] for line in read_metrics(tmp_path / str(micro) / "metrics.jsonl")])
+    assert losses[0] == pytest.approx(losses[1], abs=1e-4)
+
+
+def in_a_child(folder: Path, work: Path) -> subprocess.Popen[bytes]:
+    """Train in another process, from a recipe file."""
+    (folder / "recipe.json").write_text(RECIPE.model_dump_json())
+    code = (
+        "import sys; from pathlib import Path; from pipelines.indexed import load_shards\n"
+        "from pipelines.shards import Blend; from trainer.loop import train; from trainer.recipe import TrainRecipe\n"
+        "folder, work = map(Path, sys.argv[1:]); shards = load_shards(folder / 'shards')\n"
+        "recipe = TrainRecipe.model_validate_json((folder / 'recipe.json').read_bytes())\n"
+        "train(recipe, Blend.of({'even': 0.7, 'odd': 0.3}, shards), work, shards)\n"
+    )
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    return subprocess.Popen([sys.executable, "-c", code, str(folder), str(work)], cwd=ROOT, env=environment)
+
+
+def wait_for_lines(metrics: Path, lines: int, child: subprocess.Popen[bytes]) -> None:
+    while child.poll() is None:
+        if metrics.is_file() and metrics.read_bytes().count(b"\n") >= lines:
+            return
+        time.sleep(0.001)
+
+
+def test_sigkill_at_any_step_changes_no_byte(tmp_path: Path):
+    shards = shards_of(tmp_path / "shards")
+    train(RECIPE, blend_of(shards), tmp_path / "undisturbed", shards)
+    work = tmp_path / "killed"
+    killed = 0
+    for lines in (7, 23):  # between checkpoints of the first stage, then of the second
+        child = in_a_child(tmp_path, work)
+        wait_for_lines(work / "metrics.jsonl", lines, child)
+        child.send_signal(signal.SIGKILL)
+        killed += child.wait() == -signal.SIGKILL
+    assert killed == 2
+    train(RECIPE, blend_of(shards), work, shards)
+    assert published(work) == published(tmp_path / "undisturbed")
+
+
+def test_a_torn_checkpoint_and_torn_logs_change_no_byte(tmp_path: Path):
+    shards = shards_of(tmp_path / "shards")
+    work = tmp_path / "work"
+    train(RECIPE, blend_of(shards), work, shards)
+    before = published(work)
+    newest = max((work / ".scratch" / "checkpoints").iterdir())
+    (newest / "state.safetensors").write_bytes(b"torn")
+    (work / "metrics.jsonl").write_bytes(before["metrics.jsonl"] + b'{"kind": "st')
+    train(RECIPE, blend_of(shards), work, shards)
+    assert published(work) == before
+
+
+def test_logs_shorter_than_the_checkpoints_begin_anew(tmp_path: Path):
+    shards = shards_of(tmp_path / "shards")
+    work = tmp_path / "work"
+    train(RECIPE, blend_of(shards), work, shards)
+    before = published(work)
+    (work / "metrics.jsonl").write_bytes(b"")
+    train(RECIPE, blend_of(shards), work, shards)
+    assert published(work) == before
+
+
+def test_another_recipe_is_refused(tmp_path: Path):
+    shards = shards_of(tmp_path / "shards")
+    train(DENSE, blend_of(shards), tmp_path / "work")
+    with pytest.raises(DataError, match="checkpoints of another recipe"):
+        train(DENSE.model_copy(update={"seed": 1}), blend_of(shards), tmp_path / "work")
+
+
+def test_a_loss_that_is_not_finite_names_its_step(tmp_path: Path):
+    shards = shards_of(tmp_path / "shards")
+    stages = [DENSE.stages[0].model_copy(update={"learning_rate": 1e30, "warmup": 0.0})]
+    with pytest.raises(StepError, match=r"step \d+ \(stage short\) has loss .* norm nan"):
+        train(DENSE.model_copy(update={"stages": stages}), blend_of(shards), tmp_path / "work")
+
+
+def test_a_vocabulary_is_required(tmp_path: Path):
+    shards = shards_of(tmp_path / "shards")
+    recipe = DENSE.model_copy(update={"model": DENSE.model.with_vocabulary(0)})
+    with pytest.raises(RecipeError, match="vocab_size"):
+        train(recipe, blend_of(shards), tmp_path / "work")
+
+
+def test_metrics_hold_no_clock(tmp_path: Path):
+    shards = shards_of(tmp_path / "shards")
+    train(DENSE, blend_of(shards), tmp_path / "work")
+    keys = {key for line in read_metrics(tmp_path / "work" / "metrics.jsonl") for key in line}
+    assert keys == {"kind", "step", "stage", "loss", "lr", "grad_norm", "tokens"}
+    assert json.loads((tmp_path / "work" / "training.json").read_text())["steps"] == 32
