@@ -12,7 +12,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from filters.compiled import kernel
+from pipelines.compiled import kernel
 from filters.text_stats import buffers_of
 
 HEAD_CHARS = 2048

@@ -8,7 +8,7 @@ Source: Gopher (arXiv:2112.11446), C4 (JMLR 21/20-074 and its reference code), F
 import numpy as np
 
 from filters.characters import SPACE, TERMINAL
-from filters.compiled import kernel
+from pipelines.compiled import kernel
 from filters.ngram_stats import NEWLINE, next_line, strip_span
 from filters.word_split import DOT
 

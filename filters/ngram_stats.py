@@ -11,7 +11,7 @@ Legend: `keys` uint64 and `counts` int32 are the table (a power of two, count 0 
 import numpy as np
 
 from filters.characters import LINE_BREAK, SPACE
-from filters.compiled import kernel
+from pipelines.compiled import kernel
 from filters.word_split import hash_span
 
 NEWLINE = 10

@@ -17,7 +17,7 @@ import pyarrow.compute as pc
 
 from filters import ngram_stats as ng
 from filters.characters import ALPHA, CJK, DIGIT, MARK, PUNCTUATION, TABLE_SIZE, TERMINAL, character_table
-from filters.compiled import kernel
+from pipelines.compiled import kernel
 from filters.line_stats import (
     ELLIPSIS,
     WORD_ENDS,

@@ -24,7 +24,7 @@ from filters.characters import (
     SPACE,
     UPPER,
 )
-from filters.compiled import kernel
+from pipelines.compiled import kernel
 
 DOT, APOSTROPHE, CURLY_APOSTROPHE, PLUS, PERCENT, EQUALS, SECTION = 46, 39, 0x2019, 43, 37, 61, 0xA7
 COLON, SLASH, AT, QUESTION, HASH, HYPHEN_MINUS, UNDERSCORE = 58, 47, 64, 63, 35, 45, 95

@@ -82,7 +82,7 @@ class RunRecipe(Section):
     root: str = "."
     sources: dict[str, SourceSettings] = Field(min_length=1)
     extract: ExtractSettings = ExtractSettings()
-    language: LanguageSettings = LanguageSettings()
+    language: dict[str, LanguageSettings] = Field(default_factory=lambda: {"*": LanguageSettings()})
     filters: dict[str, FilterSettings]
     pii: PiiSettings = PiiSettings()
     dedup: DedupSteps = DedupSteps()
@@ -103,14 +103,12 @@ class RunRecipe(Section):
     @model_validator(mode="after")
     def _names_exist(self) -> "RunRecipe":
         domains = {source.domain or name for name, source in self.sources.items()}
-        for where, names in (
-            ("filters", set(self.filters) - {"default"}),
-            ("ablate.targets", set(self.ablate.targets)),
-        ):
+        named = {"filters": self.filters, "language": self.language, "ablate.targets": self.ablate.targets}
+        for where, names in ((where, set(names) - {"*"}) for where, names in named.items()):
             if unknown := sorted(names - domains):
-                raise ValueError(
-                    f"{where} names {unknown[0]!r}, which no source has; domains: {', '.join(sorted(domains))}"
-                )
-        if missing := sorted(domains - set(self.filters)) if "default" not in self.filters else []:
-            raise ValueError(f"filters has no entry for {missing[0]!r} and no 'default'")
+                have = ", ".join(sorted(domains))
+                raise ValueError(f"{where} names {unknown[0]!r}, which no source has; domains: {have}")
+        for where, given in (("filters", self.filters), ("language", self.language)):
+            if missing := sorted(domains - set(given)) if "*" not in given else []:
+                raise ValueError(f"{where} has no entry for {missing[0]!r} and none for the rest ('*')")
         return self

@@ -1,11 +1,13 @@
 """What the file-level verbs train, export and eval need beyond the functions that they call: finding things in folders."""
 
+from collections.abc import Sequence
 from pathlib import Path
 
 from pipelines.errors import DataError
 from pipelines.recipe import Section
 from pipelines.shards import Blend
 from pipelines.store import Outcome
+from trainer.evaluate import EvaluateSettings
 from trainer.recipe import TrainRecipe
 
 
@@ -60,3 +62,13 @@ def hf_folder_of(source: Path) -> Path:
         if (source / below / "config.json").is_file():
             return source / below
     raise DataError(f"{source} holds no Hugging Face model (config.json); `loam export` writes one")
+
+
+def evaluate_files(
+    model: Path, work: Path, settings: EvaluateSettings, documents: Sequence[Path], items: Sequence[Path]
+) -> Outcome:
+    """Evaluate a Hugging Face folder on document files (one domain, `documents`) and item files."""
+    from pipelines.readers import as_documents
+    from trainer.evaluate import evaluate
+
+    return evaluate(model, work, settings, {"documents": as_documents(documents, work)} if documents else {}, items)

@@ -31,12 +31,15 @@ class Block(PipelineStep):
         for batch in data:
             alive = pc.is_null(batch[FATE])
             live, done = batch.filter(alive), batch.filter(pc.invert(alive))
-            changed = self.apply(live) if live.num_rows else live
+            changed = self.apply(live)  # also when nothing lives: every batch gets the same columns
             yield pa.concat_tables([changed, done], promote_options="default") if done.num_rows else changed
 
     @abstractmethod
     def apply(self, batch: pa.Table) -> pa.Table:
-        """Return the batch with columns changed, added (attributes) or rows marked; never with rows removed."""
+        """Return the batch with columns changed, added (attributes) or rows marked; never with rows removed.
+
+        The batch may be empty; the result has the same columns all the same.
+        """
 
 
 class ReadDocuments(PipelineStep):

@@ -11,7 +11,7 @@ Legend of suffixes: N documents in order of rank, E pairs.
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-from numba import njit
+from pipelines.compiled import kernel
 
 
 def rank_order(documents: pa.Table) -> np.ndarray:
@@ -36,7 +36,7 @@ def rank_order(documents: pa.Table) -> np.ndarray:
     return order.to_numpy().astype(np.int64)
 
 
-@njit(cache=True, nogil=True)
+@kernel
 def root_of(parents_N, n):
     """The root of a document's tree; halves the path to it."""
     while parents_N[n] != n:
@@ -45,7 +45,7 @@ def root_of(parents_N, n):
     return n
 
 
-@njit(cache=True, nogil=True)
+@kernel
 def components(count, one_E, other_E):
     """The connected component of every document.
 

@@ -19,7 +19,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from datatrove.pipeline.base import PipelineStep
-from numba import njit
+from pipelines.compiled import kernel
 from pydantic import Field, model_validator
 
 from pipelines.document import DROPPED, with_column, with_fate
@@ -196,7 +196,7 @@ def _items(path: Path) -> Iterator[Mapping[str, Any]]:
         raise DataError(f"{path}: cannot be read: {error}") from None
 
 
-@njit(cache=True, nogil=True)
+@kernel
 def _item_ngrams(data_B, offsets_T, table, ngram, min_words, fold_numbers):
     """Words of all texts end to end, and every n-gram of them: text, first byte, end byte, words."""
     texts = len(offsets_T) - 1
@@ -219,7 +219,7 @@ def _item_ngrams(data_B, offsets_T, table, ngram, min_words, fold_numbers):
     return words_B[:total], grams_G4[:grams]
 
 
-@njit(cache=True, nogil=True)
+@kernel
 def _hash_spans(words_B, spans_G2):
     hashes_G = np.empty(len(spans_G2), np.uint64)
     for g in range(len(spans_G2)):
@@ -227,7 +227,7 @@ def _hash_spans(words_B, spans_G2):
     return hashes_G
 
 
-@njit(cache=True, nogil=True)
+@kernel
 def _prefix_ends(words_B, spans_G2, prefix):
     """Where the first `prefix` words of each n-gram end."""
     ends_G = spans_G2[:, 1].copy()
@@ -271,7 +271,7 @@ def build_reference(texts: pa.ChunkedArray, settings: DecontaminateSettings) -> 
     return found, too_short_T
 
 
-@njit(cache=True, nogil=True)
+@kernel
 def _same(one_B, start, end, other_B, other_start, other_end):
     if end - start != other_end - other_start:
         return False
@@ -281,7 +281,7 @@ def _same(one_B, start, end, other_B, other_start, other_end):
     return True
 
 
-@njit(cache=True, nogil=True)
+@kernel
 def _find(data_B, offsets_N, table, fold_numbers, reference):
     """Every n-gram of the documents that the reference has: document, text of an item, first and end character."""
     longest = np.int64(0)

@@ -8,8 +8,10 @@ import contextlib
 import os
 from collections import Counter
 from collections.abc import Sequence
+from copy import deepcopy
 from pathlib import Path
 
+import multiprocess
 import pyarrow.parquet as pq
 from datatrove.executor.local import LocalPipelineExecutor
 from datatrove.pipeline.base import PipelineStep
@@ -26,7 +28,25 @@ _NOWHERE = open(os.devnull, "w")  # noqa: SIM115 - loguru writes to it for as lo
 
 
 class _QuietExecutor(LocalPipelineExecutor):
-    """datatrove's local executor, its log in files only (it writes rank 0 to stderr otherwise)."""
+    """datatrove's local executor, its log in files only, and without its manager process.
+
+    datatrove writes rank 0 to stderr and keeps a `multiprocess.Manager` for counters that we do not show; a manager
+    outlives a SIGKILL of its parent for ever, so ranks run in this process or in a plain pool, which does not.
+    """
+
+    def run(self) -> None:
+        """Run the ranks that are not complete."""
+        self.save_executor_as_json()
+        ranks = self.get_incomplete_ranks(range(self.tasks))
+        if self.workers == 1:
+            pipeline = self.pipeline
+            for rank in ranks:
+                self.pipeline = deepcopy(pipeline)
+                self._run_for_rank(rank)
+            return
+        with multiprocess.get_context(self.start_method).Pool(self.workers) as pool:
+            for _ in pool.imap_unordered(self._run_for_rank, ranks):
+                pass
 
     def _run_for_rank(self, rank: int, local_rank: int = 0, node_rank: int = -1) -> PipelineStats:
         with contextlib.redirect_stderr(_NOWHERE):

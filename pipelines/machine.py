@@ -44,7 +44,7 @@ HEAVY = frozenset(
     """torch torchgen functorch vllm ray transformers prefect spacy thinc lm_eval datasets evaluate megatron sklearn
     scipy pandas matplotlib mpl_toolkits pylab triton docker sympy nltk numba llvmlite lightgbm apprise alembic
     docket tensorflow jax pip setuptools pkg_resources networkx key_value spacy_loggers spacy_legacy rouge_score
-    datasketch aiohttp cryptography pyparsing hypothesis""".split()  # noqa: SIM905
+    datasketch aiohttp cryptography pyparsing hypothesis execnet""".split()  # noqa: SIM905
 )
 NO_CODE = frozenset("test tests testing idlelib lib2to3 __pycache__ site-packages _vendor vendor vendored".split())  # noqa: SIM905
 MADE_BY_INSTALLERS = ("_sysconfigdata", "__editable__", "_editable", "_virtualenv")

@@ -13,7 +13,7 @@ from typing import NamedTuple
 
 import numpy as np
 import pyarrow as pa
-from numba import njit
+from pipelines.compiled import kernel
 
 from pipelines.clusters import root_of
 from pipelines.shingles import GROWTH, characters, code_points, simplify, utf8_buffers, xxh64
@@ -69,7 +69,7 @@ def permutations(shape: Shape) -> tuple[np.ndarray, np.ndarray]:
     return factors_P, generator.randint(0, int(PRIME), dtype=np.uint64, size=count)
 
 
-@njit(cache=True, nogil=True)
+@kernel
 def minima_of(shingles_S, factors_P, summands_P, minima_P):
     """Write the least value of each permutation over some shingles into `minima_P`."""
     minima_P[:] = PRIME
@@ -82,7 +82,7 @@ def minima_of(shingles_S, factors_P, summands_P, minima_P):
             minima_P[p] = min(minima_P[p], value)
 
 
-@njit(cache=True, nogil=True)
+@kernel
 def _distinct(hashes_S):
     """Sort in place, move the distinct values to the front, return how many there are."""
     hashes_S.sort()
@@ -94,7 +94,7 @@ def _distinct(hashes_S):
     return count
 
 
-@njit(cache=True, nogil=True)
+@kernel
 def _sign(data_B, offsets_N, table, by_char, ngram, bands, factors_P, summands_P):
     documents, rows = len(offsets_N) - 1, len(factors_P) // bands
     longest = np.int64(0)
@@ -147,7 +147,7 @@ def sign(texts: pa.Array | pa.ChunkedArray, shape: Shape) -> Signed:
     )
 
 
-@njit(cache=True, nogil=True)
+@kernel
 def jaccard(one_S, other_S, limit):
     """Jaccard similarity of two sets.
 
@@ -188,7 +188,7 @@ class Shingled(NamedTuple):
     sizes: np.ndarray
 
 
-@njit(cache=True, nogil=True)
+@kernel
 def _similarity(one, other, sets):
     limit = np.int64(1 << 62)
     for n in (one, other):
@@ -200,7 +200,7 @@ def _similarity(one, other, sets):
     )
 
 
-@njit(cache=True, nogil=True)
+@kernel
 def _seen_before(one, other, band, bands_NK):
     """Whether an earlier band put the two in one group."""
     for k in range(band):  # noqa: SIM110 - numba compiles no generator
@@ -209,7 +209,7 @@ def _seen_before(one, other, band, bands_NK):
     return False
 
 
-@njit(cache=True, nogil=True)
+@kernel
 def _compare_small(members, band, bands_NK, sets, settled, least, parents_N, found):
     """Compare the members of a group pair by pair; append those that are similar; return how many were compared."""
     compared = 0
@@ -226,7 +226,7 @@ def _compare_small(members, band, bands_NK, sets, settled, least, parents_N, fou
     return compared
 
 
-@njit(cache=True, nogil=True)
+@kernel
 def _compare_large(members, sets, settled, least, max_leaders, parents_N, found):
     """Let leaders take in what is similar to them; return how many were compared and how many new ones are left."""
     compared, leaders, left, taken = 0, 0, 0, np.zeros(len(members), np.bool_)
@@ -254,7 +254,7 @@ def _compare_large(members, sets, settled, least, max_leaders, parents_N, found)
     return compared, left
 
 
-@njit(cache=True, nogil=True)
+@kernel
 def _compare_band(order_N, band, bands_NK, sets, settled, least, all_pairs, max_leaders, parents_N):
     """Compare within the groups that share one band: similar pairs, how many compared, how many left."""
     found = [(np.int64(0), np.int64(0), 0.0) for _ in range(0)]

@@ -15,7 +15,7 @@ from typing import NamedTuple
 
 import numpy as np
 import pyarrow as pa
-from numba import njit
+from pipelines.compiled import inlined, kernel
 
 SEPARATOR, LETTER, DIGIT, IGNORED, ALONE = 0, 1, 2, 3, 4
 TABLE_END = 0x20000  # what lies above are rare Han characters, and unassigned
@@ -102,12 +102,12 @@ _PRIME_4 = np.uint64(0x85EBCA77C2B2AE63)
 _PRIME_5 = np.uint64(0x27D4EB2F165667C5)
 
 
-@njit(cache=True, nogil=True, inline="always")
+@inlined
 def _rotate(x, bits):
     return (x << np.uint64(bits)) | (x >> np.uint64(64 - bits))
 
 
-@njit(cache=True, nogil=True, inline="always")
+@inlined
 def _read(data_B, at, size):
     """`size` bytes as a little-endian number (LLVM makes one load of it)."""
     value = np.uint64(0)
@@ -116,12 +116,12 @@ def _read(data_B, at, size):
     return value
 
 
-@njit(cache=True, nogil=True, inline="always")
+@inlined
 def _round(lane, word):
     return _rotate(lane + word * _PRIME_2, 31) * _PRIME_1
 
 
-@njit(cache=True, nogil=True)
+@kernel
 def _long_lanes(data_B, start, end, seed):
     one, two = seed + _PRIME_1 + _PRIME_2, seed + _PRIME_2
     three, four = seed, seed - _PRIME_1
@@ -138,7 +138,7 @@ def _long_lanes(data_B, start, end, seed):
     return value
 
 
-@njit(cache=True, nogil=True)
+@kernel
 def xxh64(data_B, start, end, seed):
     """xxh64 of `data_B[start:end]` (https://github.com/Cyan4973/xxHash, doc/xxhash_spec.md).
 
@@ -168,7 +168,7 @@ def xxh64(data_B, start, end, seed):
     return value ^ (value >> np.uint64(32))
 
 
-@njit(cache=True, nogil=True)
+@kernel
 def decode(data_B, at, end):
     """The code point at a byte and its length; a broken sequence reads as NUL of one byte, a separator."""
     lead = np.int64(data_B[at])
@@ -186,14 +186,14 @@ def decode(data_B, at, end):
     return (code, size) if code < 0x110000 else (np.int64(0), 1)
 
 
-@njit(cache=True, nogil=True, inline="always")
+@inlined
 def _kind(kinds, code):
     if code < TABLE_END:
         return np.int64(kinds[code])
     return ALONE if code < HAN_END else LETTER
 
 
-@njit(cache=True, nogil=True)
+@kernel
 def _number_end(data_B, at, end, kinds):
     """Where the number that begins at `at` ends: digits, then perhaps one decimal sign and digits."""
     signs = 0
@@ -212,7 +212,7 @@ def _number_end(data_B, at, end, kinds):
     return at
 
 
-@njit(cache=True, nogil=True)
+@kernel
 def simplify(data_B, start, end, table, split_alone, fold_numbers, out_B, units_U4):
     """Simplify one text and find its words.
 
@@ -267,7 +267,7 @@ def simplify(data_B, start, end, table, split_alone, fold_numbers, out_B, units_
     return used, words
 
 
-@njit(cache=True, nogil=True)
+@kernel
 def characters(out_B, used):
     """First and end byte of every character of a simplified text: int64 (U, 2)."""
     spans_U2 = np.empty((used, 2), np.int64)
@@ -283,7 +283,7 @@ def characters(out_B, used):
     return spans_U2[:count]
 
 
-@njit(cache=True, nogil=True)
+@kernel
 def _is_space(code):
     """What Python's `str.isspace` says."""
     if code < 128:
@@ -294,7 +294,7 @@ def _is_space(code):
     return lines or (code >= 0x2000 and code <= 0x200A)
 
 
-@njit(cache=True, nogil=True)
+@kernel
 def _collapse(data_B, offsets_N):
     out_B = np.empty(offsets_N[-1] - offsets_N[0], np.uint8)
     ends_N = np.zeros(len(offsets_N), np.int64)

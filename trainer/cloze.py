@@ -40,6 +40,7 @@ class ClozeSettings(Section):
         seed: of everything that is drawn.
         holdout_share: of the documents, those that may become items.
         items_per_domain: at most this many.
+        domains: those that items are made of; all when empty.
         choices: per item, the right one included.
         query_words: words of the passage's beginning.
         continuation_words: words of the continuation; both together at least 13, so that decontamination finds them.
@@ -49,6 +50,7 @@ class ClozeSettings(Section):
     seed: int = 0
     holdout_share: float = Field(0.02, gt=0, le=1)
     items_per_domain: int = Field(200, ge=2)
+    domains: tuple[str, ...] = ()
     choices: int = Field(4, ge=2)
     query_words: int = Field(32, ge=4)
     continuation_words: int = Field(12, ge=4)
@@ -99,7 +101,9 @@ def make_cloze_items(files: Sequence[Path], work: Path, settings: ClozeSettings)
     for identity, text, domain in _documents(files):
         fates["documents"] += 1
         rank = xxhash.xxh3_64_intdigest(f"{settings.seed}:{identity}".encode())
-        if rank >= settings.holdout_share * 2**64:
+        if settings.domains and domain not in settings.domains:
+            fates["other_domain"] += 1
+        elif rank >= settings.holdout_share * 2**64:
             fates["not_held_out"] += 1
         elif (passage := _cut(rank, identity, text, settings)) is None:
             fates["no_passage_of_this_length"] += 1

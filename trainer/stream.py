@@ -12,7 +12,7 @@ Legend: B samples of a batch, S sequence length, N samples of a stage, P parts o
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-import numba
+from pipelines.compiled import kernel
 import numpy as np
 
 from pipelines.errors import DataError
@@ -24,7 +24,7 @@ EPOCHS_HELD = 3  # a sample may begin in one epoch and end in the next; shufflin
 CAP_TOLERANCE = 1.01  # whole batches and samples round a share up
 
 
-@numba.njit(cache=True)
+@kernel
 def greedy_blend(weights_P: np.ndarray, samples: int) -> tuple[np.ndarray, np.ndarray]:
     """Interleave parts so that after every sample each part's count is as near to its share as can be.
 
@@ -50,7 +50,7 @@ def greedy_blend(weights_P: np.ndarray, samples: int) -> tuple[np.ndarray, np.nd
     return part_N, number_N
 
 
-@numba.njit(cache=True)
+@kernel
 def _copy_tokens(
     tokens: np.ndarray, start_M: np.ndarray, end_M: np.ndarray, order_M: np.ndarray, at: int, out: np.ndarray
 ) -> None:

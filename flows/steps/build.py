@@ -55,12 +55,13 @@ def _filter(recipe: RunRecipe) -> Step:
     def action(place: Place, work: Path) -> Outcome:
         from filters.heuristics import Heuristics
         from filters.language import IdentifyLanguage
-        from filters.pii import MaskPii
-        from pipelines.execute import transform
+        from filters.pii import MaskPii, write_spans
+        from pipelines.execute import parts_of, transform
 
         blocks = [IdentifyLanguage(recipe.language), Heuristics(recipe.filters), MaskPii(recipe.pii)]
         files = require(place.documents("ingest", "documents"), "ingest")
-        return Outcome(transform(files, blocks, work, place.workers, "filter"))
+        counts = transform(files, blocks, work, place.workers, "filter")
+        return Outcome(counts, {"masked": write_spans(work, parts_of(files))})
 
     settings = plain(language=recipe.language, filters=recipe.filters, pii=recipe.pii)
     return Step("filter", action, "language, heuristic rules, personal data masked", settings, ["ingest"],

@@ -86,12 +86,17 @@ def test_a_special_token_written_in_a_text_is_text(ours: Tokenizer, text: str) -
 
 
 @pytest.mark.parametrize("name", ["gpt2/vocab.json", "qwen"])
-def test_a_long_text_is_encoded_in_segments_to_the_same_ids(shared: Path, name: str) -> None:
+def test_a_long_text_is_encoded_in_segments_to_the_same_ids(
+    shared: Path, name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("pipelines.tokenizer.SEGMENT_CHARS", 100_000)
     tokenizer = load_tokenizer(shared / "tokenizers" / name)
     text = (shared / "encyclopedia" / "wiki_demo.txt").read_text()
-    text = (text * (SEGMENT_CHARS // len(text) + 2))[: 2 * SEGMENT_CHARS + 5]
+    text = (text * (200_000 // len(text) + 2))[:200_005]
     whole = tokenizer.backend.encode(text, add_special_tokens=False).ids
-    assert len(list(segments_of(text))) == 3
+    segments = list(segments_of(text))
+    assert "".join(segments) == text
+    assert max(map(len, segments)) <= 100_000
     assert list(tokenizer.encode([text, "a"])[0]) == whole
 
 

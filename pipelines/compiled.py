@@ -2,7 +2,7 @@
 
 The one choice that matters: numba's own cache looks only at the file of the function that is called, and would go on
 serving machine code of a kernel whose callee in another file has changed; so the cache lies in a folder named by the
-hash of all kernel files. Source: numba's documentation, "Caching", limitations.
+hash of all files with kernels. Source: numba's documentation, "Caching", limitations.
 """
 
 import hashlib
@@ -13,18 +13,21 @@ from typing import Any, TypeVar
 
 from numba import config, njit
 
+from pipelines.recipe import ROOT
+
 Function = TypeVar("Function", bound=Callable[..., Any])
-_HERE = Path(__file__).resolve().parent
+FOLDERS = ("pipelines", "filters", "trainer")
+TABLES = b"filters.characters"  # holds no kernel, but arrays that kernels compile in
 
 
 def _cache_folder() -> str | None:
     """Where compiled kernels lie: None when the folder cannot be written."""
     digest = hashlib.sha256()
-    for path in sorted(_HERE.glob("*.py")):
+    for path in sorted(path for folder in FOLDERS for path in (ROOT / folder).glob("*.py")):
         source = path.read_bytes()
-        if b"filters.compiled" in source or b"filters.characters" in source or path.stem == "characters":
+        if b"pipelines.compiled" in source or TABLES in source or path.stem == "characters":
             digest.update(path.name.encode() + b"\0" + source)
-    folder = _HERE / "__pycache__" / f"kernels-{digest.hexdigest()[:12]}"
+    folder = Path(__file__).resolve().parent / "__pycache__" / f"kernels-{digest.hexdigest()[:12]}"
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError:
@@ -37,10 +40,19 @@ _FOLDER = _cache_folder()
 
 def kernel(function: Function) -> Function:
     """Compile a function at its first call, without the interpreter's lock."""
+    return _compile(function, "never")
+
+
+def inlined(function: Function) -> Function:
+    """The same for a small function that is copied into the kernels that call it."""
+    return _compile(function, "always")
+
+
+def _compile(function: Function, inline: str) -> Function:
     settings: Any = config
     before, settings.CACHE_DIR = settings.CACHE_DIR, _FOLDER or ""
     try:
-        compiled: Any = njit(cache=_FOLDER is not None, nogil=True)(function)
+        compiled: Any = njit(cache=_FOLDER is not None, nogil=True, inline=inline)(function)
     finally:
         settings.CACHE_DIR = before
     return compiled
