@@ -9,6 +9,7 @@ import ctypes
 import errno
 import json
 import os
+import re
 import shutil
 import struct
 from collections.abc import Mapping, Sequence
@@ -31,6 +32,7 @@ from pipelines.recipe import Section
 from pipelines.store import Outcome
 
 RECEIPT = "MANIFEST.json"
+CONFIG_NAME = re.compile(r"\w[\w.+-]*")
 SCHEME = "dir://"
 ROW_GROUP_BYTES = 64 << 20  # the Hub's viewer refuses row groups above 286 MiB
 AT_FDCWD, RENAME_EXCHANGE = -100, 2  # linux/fcntl.h, linux/fs.h
@@ -88,6 +90,8 @@ def publish_dataset(
         DataError: nothing to publish, or two domains have the same configuration name.
     """
     configs = {domain: domain.replace("/", "-") for domain in documents}
+    if odd := [domain for domain, config in configs.items() if not CONFIG_NAME.fullmatch(config)]:
+        raise DataError(f"domain {odd[0]!r} cannot name a configuration: expected words such as 'web_en/high'")
     if len(set(configs.values())) < len(configs) or "all" in configs.values():
         raise DataError(f"domains {', '.join(configs)} do not give distinct configuration names other than 'all'")
     held = pa.chunked_array([pq.read_table(f, columns=["id"])["id"].combine_chunks() for f in held_out], pa.string())

@@ -14,6 +14,7 @@ from mixtures.law_base import FittedLaw
 from mixtures.simplex import Simplex, kl
 
 DRAWS, FEW_DRAWS, BEST = 20_000, 256, 128
+HULL_STEPS, HULL_TOLERANCE = 2000, 1e-9
 INTERIOR = 1e-7  # sqrt and powers below 1 have no slope at 0
 
 
@@ -71,6 +72,41 @@ def lowest(objective: Objective, space: Simplex, starts_PD: np.ndarray, seed: in
     begin_PD = np.concatenate([starts_PD, pool_PD[order_P[:2]]])
     found = [_descend(objective, space, begin_D) for begin_D in begin_PD]
     return min([*found, *begin_PD], key=objective.value)
+
+
+def lowest_in_hull(objective: Objective, tried_PD: np.ndarray, seed: int) -> np.ndarray:
+    """The best mixture (D,) among the convex combinations of mixtures that were tried.
+
+    Inside their hull a law interpolates; outside it nothing was measured, and its intervals mean nothing. Laws with a
+    gradient are minimised by exponentiated gradient on the combination's shares, halving steps that do not help.
+
+    Args:
+        objective: what to minimise.
+        tried_PD: allowed mixtures; caps and floors are convex, so that combinations are allowed, too.
+        seed: of the draws, for laws without a gradient.
+    """
+    if objective.slope(tried_PD[0]) is None:
+        share_KP = np.random.default_rng(seed).dirichlet(np.full(len(tried_PD), 2 / len(tried_PD)), size=DRAWS)
+        pool_PD = np.concatenate([tried_PD, share_KP @ tried_PD])
+        pull_P = np.array([objective.strength * kl(row_D, objective.prior_D) for row_D in pool_PD])
+        return pool_PD[np.argsort(objective.loss(pool_PD) + pull_P, kind="stable")[:BEST]].mean(axis=0)
+    share_P = np.full(len(tried_PD), 1 / len(tried_PD))
+    value, step = objective.value(share_P @ tried_PD), 1.0
+    for _ in range(HULL_STEPS):
+        slope_D = objective.slope(share_P @ tried_PD)
+        assert slope_D is not None
+        fall_P = tried_PD @ slope_D
+        trial_P = share_P * np.exp(-step * (fall_P - fall_P.min()) / max(float(np.ptp(fall_P)), 1e-12))
+        trial_P /= trial_P.sum()
+        found = objective.value(trial_P @ tried_PD)
+        if found > value:
+            step /= 2
+        else:
+            done = value - found < HULL_TOLERANCE * max(abs(value), 1.0) and step < 1
+            share_P, value, step = trial_P, found, step * 1.2
+            if done:
+                break
+    return share_P @ tried_PD
 
 
 def _descend(objective: Objective, space: Simplex, begin_D: np.ndarray) -> np.ndarray:

@@ -7,7 +7,7 @@ swarms and from the law's held-out errors, since refits alone share the law's bi
 
 import json
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import numpy as np
 from pydantic import Field
@@ -16,7 +16,7 @@ from mixtures.closed_forms import proportional
 from mixtures.fitting import LEVELS, MEAN, Fit, swarm_digest
 from mixtures.laws import FAMILIES
 from mixtures.mixture import Domains, Mixture, check_same_names, in_millionths
-from mixtures.optimum import Objective, lowest
+from mixtures.optimum import Objective, lowest, lowest_in_hull
 from mixtures.scores import half_width
 from mixtures.simplex import Simplex
 from pipelines.files import write_atomically
@@ -36,6 +36,8 @@ class ProposeSettings(Section):
         tokens: training budget T.
         epoch_cap: how often a domain may be read within T.
         floor: domain -> least weight.
+        support: `hull` looks among the convex combinations of the mixtures that were tried, where the law
+            interpolates; `free` looks everywhere within the bounds.
         kl: pull towards the prior, in units of the target per nat.
         resamples: refits for the probability of being better.
         seed: of resamples and draws.
@@ -47,6 +49,7 @@ class ProposeSettings(Section):
     tokens: Tokens | None = None
     epoch_cap: Annotated[float, Field(gt=0)] | None = None
     floor: dict[str, float] = Field(default_factory=dict)
+    support: Literal["hull", "free"] = "hull"
     kl: Annotated[float, Field(ge=0)] = 0.0
     resamples: Annotated[int, Field(ge=0)] = 32
     seed: int = 0
@@ -154,7 +157,7 @@ def propose(fit: Fit, domains: Domains, settings: ProposeSettings | None = None)
     coefficient_M = fit.target(settings.target, settings.target_weights)
     prior_D = _written(space.project(np.array(list(proportional(domains).values()))[None])[0], space)
     objective = Objective(fit.law, coefficient_M, prior_D, settings.kl)
-    weights_D, basis, reason = _choose(fit, objective, space, settings.seed)
+    weights_D, basis, reason = _choose(fit, objective, space, settings)
     mixture = Mixture(name=settings.name, weights=dict(zip(fit.domains, weights_D.tolist(), strict=True)),
                       tokens=settings.tokens, epoch_cap=settings.epoch_cap)  # fmt: skip
     p_better, improvement = _improvement(fit, objective, weights_D, settings)
@@ -171,16 +174,21 @@ def propose(fit: Fit, domains: Domains, settings: ProposeSettings | None = None)
     )  # fmt: skip
 
 
-def _choose(fit: Fit, objective: Objective, space: Simplex, seed: int) -> tuple[np.ndarray, str, str]:
+def _choose(fit: Fit, objective: Objective, space: Simplex, settings: ProposeSettings) -> tuple[np.ndarray, str, str]:
     prior_D = objective.prior_D
     if not fit.learned(objective.coefficient_M):
         return prior_D, "prior", "no law predicts held-out runs better than their mean: the prior stands"
     measured_P = fit.metrics.values_PM @ objective.coefficient_M
-    best_D = space.project(fit.ratios.weights_PD[[int(np.argmin(measured_P))]])[0]
-    found_D = _written(lowest(objective, space, np.stack([prior_D, best_D]), seed), space)
+    tried_PD = np.concatenate([prior_D[None], space.project(fit.ratios.weights_PD)])
+    if settings.support == "hull":
+        found_D = lowest_in_hull(objective, tried_PD, settings.seed)
+    else:
+        found_D = lowest(objective, space, tried_PD[[0, 1 + int(np.argmin(measured_P))]], settings.seed)
+    found_D = _written(found_D, space)
     if objective.value(found_D) >= objective.value(prior_D):
         return prior_D, "prior", "no allowed mixture is predicted to be better than the prior"
-    return found_D, "law", f"lowest loss predicted by the law {fit.chosen!r} within the bounds"
+    where = "among combinations of the mixtures tried" if settings.support == "hull" else "within the bounds"
+    return found_D, "law", f"lowest loss predicted by the law {fit.chosen!r} {where}"
 
 
 def _written(weights_D: np.ndarray, space: Simplex) -> np.ndarray:

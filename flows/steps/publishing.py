@@ -33,11 +33,12 @@ def _publish_dataset(recipe: RunRecipe) -> Step:
             "synth": _manifests(place, ("synth",)),
             "licences": licences_of(recipe),
         }
-        documents = place.by_domain("bucketed") | place.by_domain("synth", "samples")
-        return publish_dataset(documents, work, lineage, recipe.publish)
+        documents = place.by_domain("bucketed") | {recipe.synth.domain: place.documents("synth", "samples")}
+        held_out = sorted((place.of("tokens") / "validation").rglob("*.origin.parquet"))
+        return publish_dataset(documents, work, lineage, recipe.publish, held_out)
 
     return Step("publish_dataset", action, "Parquet splits and a dataset card", plain(publish=recipe.publish),
-                [*FUNNEL, "bucketed", "synth"], ("pipelines", "flows"))  # fmt: skip
+                [*FUNNEL, "bucketed", "synth", "tokens"], ("pipelines", "flows"))  # fmt: skip
 
 
 def _publish_model(recipe: RunRecipe) -> Step:
