@@ -12,8 +12,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from pipelines.compiled import kernel
 from filters.text_stats import buffers_of
+from pipelines.compiled import kernel
 
 HEAD_CHARS = 2048
 """Characters that are looked at: labels do not change with more, and a book costs no more than a page."""

@@ -7,10 +7,10 @@ column is edited without a Python string. Source: C4's reference code; `line_sta
 import numpy as np
 import pyarrow as pa
 
-from pipelines.compiled import kernel
 from filters.line_stats import c4_line
 from filters.ngram_stats import NEWLINE, next_line, strip_span
 from filters.text_stats import Lexicon, Scratch, buffers_of, decode, scratch
+from pipelines.compiled import kernel
 
 
 def kept_lines(texts: pa.Array, words: Lexicon, need_terminal: bool) -> pa.Array:

@@ -8,9 +8,9 @@ Source: Gopher (arXiv:2112.11446), C4 (JMLR 21/20-074 and its reference code), F
 import numpy as np
 
 from filters.characters import SPACE, TERMINAL
-from pipelines.compiled import kernel
 from filters.ngram_stats import NEWLINE, next_line, strip_span
 from filters.word_split import DOT
+from pipelines.compiled import kernel
 
 BULLET, DASH, ELLIPSIS, CURLY, OPEN, CLOSE = 0x2022, 45, 0x2026, 123, 91, 93
 C4_MIN_WORDS = 3  # words in a line, by spaces

@@ -11,8 +11,8 @@ Legend: `keys` uint64 and `counts` int32 are the table (a power of two, count 0 
 import numpy as np
 
 from filters.characters import LINE_BREAK, SPACE
-from pipelines.compiled import kernel
 from filters.word_split import hash_span
+from pipelines.compiled import kernel
 
 NEWLINE = 10
 BASE = np.uint64(0x9E3779B97F4A7C15)  # odd: multiplication by it loses no bit

@@ -17,7 +17,6 @@ import pyarrow.compute as pc
 
 from filters import ngram_stats as ng
 from filters.characters import ALPHA, CJK, DIGIT, MARK, PUNCTUATION, TABLE_SIZE, TERMINAL, character_table
-from pipelines.compiled import kernel
 from filters.line_stats import (
     ELLIPSIS,
     WORD_ENDS,
@@ -29,6 +28,7 @@ from filters.line_stats import (
     third_longest_line,
 )
 from filters.word_split import ABBREVIATIONS, DOT, UNITS, hash_span, hashes_of, split_words
+from pipelines.compiled import kernel
 
 STATS = (
     "chars", "lines", "words", "word_length", "hashes", "ellipses", "bullet_lines", "ellipsis_lines", "alpha_words",

@@ -8,7 +8,7 @@ from flows.runner import run_folder
 from pipelines.manifest import MANIFEST, digest_of, read_manifest
 from pipelines.quantities import human
 from pipelines.recipe import Section
-from pipelines.store import code_version
+from pipelines.store import code_version, identity_of
 from trainer.recipe import TrainRecipe
 
 
@@ -63,17 +63,17 @@ def plan_rows(recipe: RunRecipe, runs: Path) -> list[dict[str, Any]]:
     from flows.graph import steps_of
 
     folder = run_folder(recipe, runs)
-    digests: dict[str, str | None] = {}
+    digests: dict[str, str] = {}
     rows = []
     for step in steps_of(recipe):
-        known = {name: digests.get(name) for name in step.parents}
+        known = {name: digests[name] for name in step.parents if name in digests}
         done = False
-        if (folder / step.name / MANIFEST).is_file() and all(known.values()):
+        if (folder / step.name / MANIFEST).is_file() and len(known) == len(step.parents):
             manifest = read_manifest(folder / step.name)
-            wanted = digest_of({"step": step.name, "settings": dict(step.settings), "parents": known | dict(step.inputs),
-                                "code": code_version(*step.packages)})  # fmt: skip
-            done = manifest.id == wanted
-            digests[step.name] = manifest.digest() if done else None
+            parents = known | dict(step.inputs)
+            done = manifest.id == identity_of(step.name, step.settings, parents, code_version(*step.packages))
+            if done:
+                digests[step.name] = manifest.digest()
         rows.append({"step": step.name, "state": "done" if done else "to do", "about": step.about,
                      "after": list(step.parents)})  # fmt: skip
     return rows

@@ -19,11 +19,12 @@ def _figure(height: float, columns: int = 1) -> tuple[Any, Any]:
     import matplotlib
 
     matplotlib.use("svg")
+    from cycler import cycler
     from matplotlib import pyplot
 
     pyplot.rcParams.update({"svg.hashsalt": "loam", "svg.fonttype": "none", "font.size": 9, "font.family": "sans-serif",
                             "axes.spines.top": False, "axes.spines.right": False, "axes.prop_cycle":
-                            pyplot.cycler(color=COLOURS)})  # fmt: skip
+                            cycler(color=COLOURS)})  # fmt: skip
     return pyplot.subplots(1, columns, figsize=(INCH_WIDE, height), squeeze=False, layout="constrained")
 
 

@@ -46,11 +46,13 @@ def perform_with_prefect(steps: Sequence[Step], place: Place) -> dict[str, Perfo
         progress: Any = create_progress_artifact(progress=0.0, key="steps", description=place.folder.name)
         for number, step in enumerate(steps, 1):
             announce(number, len(steps), step)
-            body = functools.partial(_run_task, step, place, performed)
-            task(body, name=step.name, description=step.about, persist_result=False, cache_policy=NO_CACHE)()
+            options: Any = {"name": step.name, "description": step.about, "cache_policy": NO_CACHE}
+            body: Any = functools.partial(_run_task, step, place, performed)
+            task(persist_result=False, **options)(body)()
             update_progress_artifact(progress, progress=100.0 * number / len(steps))
 
-    flow(run_steps, name=place.folder.name.replace("@", "-"), persist_result=False, validate_parameters=False)()
+    decorated: Any = flow(name=place.folder.name.replace("@", "-"), persist_result=False, validate_parameters=False)
+    decorated(run_steps)()
     return performed
 
 

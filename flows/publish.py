@@ -59,7 +59,7 @@ class PublishSettings(Section):
     model_name: str | None = None
     licence: str = "other"
     licence_name: str = "by-source-see-card"
-    file_bytes: Bytes = Field(512_000_000, gt=0)
+    file_bytes: Bytes = Field(default=512_000_000, gt=0)
 
     def licence_fields(self) -> dict[str, str]:
         """The card's licence fields."""

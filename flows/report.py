@@ -21,10 +21,12 @@ from pipelines.quantities import human
 
 Manifests = Mapping[str, Manifest]
 FUNNEL = ("ingest", "filter", "dedup_exact", "dedup_near", "quality", "decontaminate", "bucketed")
-STYLE = """body{font:15px/1.5 system-ui,sans-serif;max-width:60rem;margin:2rem auto;padding:0 1rem;color:#222}
-h1{font-size:1.6rem}h2{font-size:1.2rem;margin-top:2.2rem;border-bottom:1px solid #ddd}table{border-collapse:collapse;
-font-size:.85rem}td,th{padding:.15rem .7rem;border-bottom:1px solid #eee;text-align:right}td:first-child,th:first-child
-{text-align:left}.verdict{background:#f4f4ec;padding:.6rem 1rem;border-left:4px solid #009E73}svg{max-width:100%;height:auto}
+STYLE = """body{font:15px/1.5 system-ui,sans-serif;max-width:60rem;margin:2rem auto;padding:0 1rem}
+h1{font-size:1.6rem}h2{font-size:1.2rem;margin-top:2.2rem;border-bottom:1px solid #ddd}
+table{border-collapse:collapse;font-size:.85rem}
+td,th{padding:.15rem .7rem;border-bottom:1px solid #eee;text-align:right}
+td.text,th{text-align:left}.verdict{background:#f4f4ec;padding:.6rem 1rem;border-left:4px solid #009E73}
+svg{max-width:100%;height:auto}
 .note{color:#666;font-size:.85rem}code{font-size:.85em}"""
 
 
@@ -53,16 +55,14 @@ def write_report(folder: Path, target: Path) -> None:
 def table(head: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
     """An HTML table; numbers are written the way people read them."""
     cells = "".join(f"<th>{html.escape(name)}</th>" for name in head)
-    lines = "".join("<tr>" + "".join(f"<td>{_cell(value)}</td>" for value in row) + "</tr>" for row in rows)
+    lines = "".join("<tr>" + "".join(_cell(value) for value in row) + "</tr>" for row in rows)
     return f"<table><tr>{cells}</tr>{lines}</table>"
 
 
 def _cell(value: object) -> str:
-    if value is None:
-        return "&ndash;"
-    if isinstance(value, float):
-        return f"{value:.4g}"
-    return f"{value:,}" if isinstance(value, int) else html.escape(str(value))
+    if isinstance(value, (int, float)) and not isinstance(value, bool):
+        return f"<td>{value:.4g}</td>" if isinstance(value, float) else f"<td>{value:,}</td>"
+    return f'<td class="text">{"&ndash;" if value is None else html.escape(str(value))}</td>'
 
 
 def _section(title: str, *parts: str) -> str:
@@ -75,8 +75,8 @@ def _verdict(folder: Path, manifests: Manifests) -> str:
     found = manifests["mixture"].metrics
     low, high = found["interval"]
     return (
-        f'<p class="verdict"><b>Proposal against prior: {found["verdict"]}.</b> The proposal\'s target loss differs from '
-        f"the prior's by {found['difference']:+.4f} nats per token (95% interval {low:+.4f} to {high:+.4f}, "
+        f'<p class="verdict"><b>Proposal against prior: {found["verdict"]}.</b> Its target loss differs '
+        f"from the prior's by {found['difference']:+.4f} nats per token (95% interval {low:+.4f} to {high:+.4f}, "
         f"{len(found['losses']['prior'])} seeds each). The model was trained on the <b>{found['chosen']}</b>.</p>"
     )
 

@@ -3,7 +3,6 @@
 Wall times come from the run's journal and are kept apart under `timing`: everything else is the same on every run.
 """
 
-import json
 from pathlib import Path
 from typing import Any
 
@@ -105,12 +104,21 @@ def _results(summary: dict[str, Any]) -> list[str]:
     lines = []
     if verdict := steps.get("mixture", {}).get("metrics"):
         low, high = verdict["interval"]
-        lines.append(f"proposal against prior: {verdict['verdict']}, difference {verdict['difference']:+.4f} nats/token, "
+        lines.append(f"proposal against prior: {verdict['verdict']}, {verdict['difference']:+.4f} nats/token, "
                      f"95% interval [{low:+.4f}, {high:+.4f}]; trained on the {verdict['chosen']}")  # fmt: skip
     if export := steps.get("export", {}).get("metrics"):
         lines.append(
             f"exported model against transformers: max |logit difference| {export['max_abs_logit_difference']:.2e}"
         )
     if evaluation := steps.get("evaluate", {}).get("metrics"):
-        lines.append("evaluation: " + json.dumps(evaluation, ensure_ascii=False))
+        lines += _evaluation(evaluation)
     return lines
+
+
+def _evaluation(found: dict[str, Any]) -> list[str]:
+    bits = ", ".join(f"{domain} {result['bits_per_byte']:.3f}" for domain, result in found["domains"].items())
+    lines = [f"bits per byte of held-out documents: {bits}"]
+    for name, result in found["benchmarks"].items():
+        lines.append(f"{name}: accuracy {result['acc']:.3f} [{result['acc_lo95']:.3f}, {result['acc_hi95']:.3f}] on "
+                     f"{result['items']} items, chance {result['chance']:.3f}")  # fmt: skip
+    return [*lines, ""]

@@ -1,4 +1,4 @@
-"""What the file-level verbs train, export and eval need beyond the functions that they call: finding things in folders."""
+"""What the verbs train, export and eval need beyond the functions that they call: finding things in folders."""
 
 from collections.abc import Sequence
 from pathlib import Path

@@ -11,6 +11,7 @@ Legend of suffixes: N documents in order of rank, E pairs.
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
+
 from pipelines.compiled import kernel
 
 

@@ -9,7 +9,7 @@ import hashlib
 import os
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Literal, TypeVar
 
 from numba import config, njit
 
@@ -48,7 +48,7 @@ def inlined(function: Function) -> Function:
     return _compile(function, "always")
 
 
-def _compile(function: Function, inline: str) -> Function:
+def _compile(function: Function, inline: Literal["never", "always"]) -> Function:
     settings: Any = config
     before, settings.CACHE_DIR = settings.CACHE_DIR, _FOLDER or ""
     try:

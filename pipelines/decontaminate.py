@@ -19,9 +19,9 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from datatrove.pipeline.base import PipelineStep
-from pipelines.compiled import kernel
 from pydantic import Field, model_validator
 
+from pipelines.compiled import kernel
 from pipelines.document import DROPPED, with_column, with_fate
 from pipelines.errors import DataError
 from pipelines.execute import SCRATCH, transform
@@ -54,9 +54,9 @@ class DecontaminateSettings(Section):
         fold_numbers: whether all numbers count as equal.
     """
 
-    ngram: int = Field(13, ge=1)
-    min_words: int = Field(6, ge=1)
-    min_hits: int = Field(1, ge=1)
+    ngram: int = Field(default=13, ge=1)
+    min_words: int = Field(default=6, ge=1)
+    min_hits: int = Field(default=1, ge=1)
     action: Literal["drop", "mark"] = "drop"
     fields: tuple[str, ...] | None = FIELDS
     fold_numbers: bool = False

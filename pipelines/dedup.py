@@ -69,11 +69,11 @@ class DedupSettings(Section):
 
     method: Literal["exact", "url", "minhash"] = "minhash"
     unit: Literal["word", "char"] = "word"
-    ngram: int = Field(5, ge=1)
-    bands: int = Field(14, ge=1)
-    rows: int = Field(8, ge=1)
-    seed: int = Field(1, ge=0, lt=2**32)
-    verify_jaccard: float | None = Field(0.8, ge=0, le=1)
+    ngram: int = Field(default=5, ge=1)
+    bands: int = Field(default=14, ge=1)
+    rows: int = Field(default=8, ge=1)
+    seed: int = Field(default=1, ge=0, lt=2**32)
+    verify_jaccard: float | None = Field(default=0.8, ge=0, le=1)
     prefer: Literal["first", "quality", "longest"] = "first"
     within: Literal["all", "domain"] = "all"
 

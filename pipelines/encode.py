@@ -53,10 +53,10 @@ class EncodeSettings(Section):
     """
 
     eos: str | None = None
-    validation_share: float = Field(0.02, ge=0, lt=1)
-    validation_minimum: int = Field(1, ge=0)
+    validation_share: float = Field(default=0.02, ge=0, lt=1)
+    validation_minimum: int = Field(default=1, ge=0)
     seed: int = 0
-    max_document_tokens: int | None = Field(None, ge=2)
+    max_document_tokens: int | None = Field(default=None, ge=2)
 
 
 def encode(

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from copy import deepcopy
 from pathlib import Path
 
-import multiprocess
+from multiprocess.context import ForkServerContext
 import pyarrow.parquet as pq
 from datatrove.executor.local import LocalPipelineExecutor
 from datatrove.pipeline.base import PipelineStep
@@ -44,7 +44,7 @@ class _QuietExecutor(LocalPipelineExecutor):
                 self.pipeline = deepcopy(pipeline)
                 self._run_for_rank(rank)
             return
-        with multiprocess.get_context(self.start_method).Pool(self.workers) as pool:
+        with ForkServerContext().Pool(self.workers) as pool:
             for _ in pool.imap_unordered(self._run_for_rank, ranks):
                 pass
 

@@ -13,9 +13,9 @@ from typing import NamedTuple
 
 import numpy as np
 import pyarrow as pa
-from pipelines.compiled import kernel
 
 from pipelines.clusters import root_of
+from pipelines.compiled import kernel
 from pipelines.shingles import GROWTH, characters, code_points, simplify, utf8_buffers, xxh64
 
 PRIME = np.uint64((1 << 61) - 1)

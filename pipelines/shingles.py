@@ -15,6 +15,7 @@ from typing import NamedTuple
 
 import numpy as np
 import pyarrow as pa
+
 from pipelines.compiled import inlined, kernel
 
 SEPARATOR, LETTER, DIGIT, IGNORED, ALONE = 0, 1, 2, 3, 4

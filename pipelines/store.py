@@ -81,6 +81,11 @@ def parents_from_files(files: Sequence[Path]) -> dict[str, str]:
     return {f"{number:05d}:{path.name}": sha256_of(path) for number, path in enumerate(files)}
 
 
+def identity_of(step: str, settings: Mapping[str, Any], parents: Mapping[str, str], code: str) -> str:
+    """The id of a step: the same id means the same output."""
+    return digest_of({"step": step, "settings": dict(settings), "parents": dict(parents), "code": code})
+
+
 def perform(
     step: str,
     out: Path,
@@ -106,7 +111,7 @@ def perform(
         StepError: the action failed; names the log.
     """
     code = code or code_version()
-    identity = digest_of({"step": step, "settings": settings, "parents": parents, "code": code})
+    identity = identity_of(step, settings, parents, code)
     if (found := _finished(out, identity)) is not None:
         return Performed(out, found, "skipped")
     _refuse_foreign(out)

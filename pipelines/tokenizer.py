@@ -74,9 +74,9 @@ class TokenizerSettings(Section):
     """
 
     path: str | None = None
-    vocab_size: int = Field(8192, ge=258, le=1_000_000)
-    sample_bytes: Bytes = Field(64_000_000, gt=0)
-    eos: str = Field(END_OF_TEXT, min_length=1)
+    vocab_size: int = Field(default=8192, ge=258, le=1_000_000)
+    sample_bytes: Bytes = Field(default=64_000_000, gt=0)
+    eos: str = Field(default=END_OF_TEXT, min_length=1)
     pattern: Literal["qwen2", "gpt2"] = "qwen2"
     seed: int = 0
 

@@ -48,13 +48,13 @@ class ClozeSettings(Section):
     """
 
     seed: int = 0
-    holdout_share: float = Field(0.02, gt=0, le=1)
-    items_per_domain: int = Field(200, ge=2)
+    holdout_share: float = Field(default=0.02, gt=0, le=1)
+    items_per_domain: int = Field(default=200, ge=2)
     domains: tuple[str, ...] = ()
-    choices: int = Field(4, ge=2)
-    query_words: int = Field(32, ge=4)
-    continuation_words: int = Field(12, ge=4)
-    passage_chars: int = Field(1000, ge=40)
+    choices: int = Field(default=4, ge=2)
+    query_words: int = Field(default=32, ge=4)
+    continuation_words: int = Field(default=12, ge=4)
+    passage_chars: int = Field(default=1000, ge=40)
 
     @model_validator(mode="after")
     def _long_enough_to_be_found(self) -> "ClozeSettings":

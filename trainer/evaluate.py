@@ -46,12 +46,12 @@ class EvaluateSettings(Section):
         threads: CPU threads of torch; part of the settings because sums change with it in the last bits.
     """
 
-    max_length: int | None = Field(None, ge=2)
-    tokens_per_domain: int | None = Field(200_000, ge=1)
-    chars_per_document: int = Field(100_000, ge=1)
-    items_per_benchmark: int | None = Field(None, ge=1)
-    batch_tokens: int = Field(8192, ge=1)
-    threads: int = Field(1, ge=1)
+    max_length: int | None = Field(default=None, ge=2)
+    tokens_per_domain: int | None = Field(default=200_000, ge=1)
+    chars_per_document: int = Field(default=100_000, ge=1)
+    items_per_benchmark: int | None = Field(default=None, ge=1)
+    batch_tokens: int = Field(default=8192, ge=1)
+    threads: int = Field(default=1, ge=1)
 
 
 def evaluate(

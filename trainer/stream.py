@@ -12,9 +12,9 @@ Legend: B samples of a batch, S sequence length, N samples of a stage, P parts o
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from pipelines.compiled import kernel
 import numpy as np
 
+from pipelines.compiled import kernel
 from pipelines.errors import DataError
 from pipelines.indexed import IndexedTokens
 from pipelines.shards import Blend, Shard

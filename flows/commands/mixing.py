@@ -56,8 +56,15 @@ def fit(
     from mixtures.fitting import FitSettings
 
     settings = settings_from(FitSettings, sets, scale=scale)
-    files = [_file(ratios, "--ratios"), _file(metrics, "--metrics")]
-    run_verb("mix-fit", out, settings, files, lambda work: verbs.mix_fit(*files, work, settings), as_json)
+    ratios, metrics = _file(ratios, "--ratios"), _file(metrics, "--metrics")
+    run_verb(
+        "mix-fit",
+        out,
+        settings,
+        [ratios, metrics],
+        lambda work: verbs.mix_fit(ratios, metrics, work, settings),
+        as_json,
+    )
 
 
 def predict(

@@ -75,7 +75,7 @@ def synth(
     from synth import generate
     from synth.recipe import SynthSettings
 
-    overrides = [f"engine.kind={engine}"] if engine else []
+    overrides = [f"engine.name={engine}"] if engine else []
     settings = load_recipe(recipe, SynthSettings, [*overrides, *(sets or ())])
     files = documents_of(inputs)
 

@@ -64,22 +64,26 @@ def run_until(
     from flows.prefect_runner import perform_with_prefect
     from flows.recipe import RunRecipe
     from flows.runner import DEFAULT_WORKERS, execute, select_steps
+    from flows.steps.publishing import deliver_run
 
     resolved = load_recipe(recipe, RunRecipe, sets or ())
     steps = select_steps(steps_of(resolved), until)
     perform_all = perform_with_prefect if prefect else None
     summary = execute(resolved, steps, runs, workers or DEFAULT_WORKERS, perform_all)
+    delivered = deliver_run(summary.folder) if "publish_model" in summary.performed else {}
     report_file = summary.folder / "report" / "report.html"
     how = [done.how for done in summary.performed.values()]
     if as_json:
         steps_done = {name: done.how for name, done in summary.performed.items()}
-        typer.echo(json.dumps({"run": str(summary.folder), "steps": steps_done, "idle": summary.idle}))
+        typer.echo(json.dumps({"run": str(summary.folder), "steps": steps_done, "idle": summary.idle, **delivered}))
         return
     if summary.idle:
         typer.echo(f"nothing to do: all {len(how)} steps of {summary.folder} are done")
     else:
         typer.echo(f"{summary.folder}: {how.count('done')} steps done, {how.count('reused')} reused, "
                    f"{how.count('skipped')} skipped")  # fmt: skip
+    for what, where in delivered.items():
+        typer.echo(f"{what}: {where}")
     if report_file.is_file():
         typer.echo(f"report: {report_file}")
 

@@ -98,8 +98,8 @@ def _buckets(recipe: RunRecipe) -> Step:
 
         return buckets(place.documents("perplexity", "scores"), work, recipe.buckets)
 
-    return Step("buckets", action, "high, mid, low per domain; high is lowest perplexity", plain(buckets=recipe.buckets),
-                ["perplexity"], FILTERS)  # fmt: skip
+    return Step("buckets", action, "high, mid, low per domain; high is lowest perplexity",
+                plain(buckets=recipe.buckets), ["perplexity"], FILTERS)  # fmt: skip
 
 
 def _bucketed(recipe: RunRecipe) -> Step:

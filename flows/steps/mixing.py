@@ -66,7 +66,8 @@ def _proxies(recipe: RunRecipe) -> Step:
         return train_proxies(jobs, model, validation_shards(place), work, place.workers)
 
     return Step("proxies", action, "a small model for each mixture, same seed and data order",
-                plain(proxy=recipe.ablate.proxy), ["swarm", "tokens", "plain_tokens", "tokenizer"], TRAINER)  # fmt: skip
+                plain(proxy=recipe.ablate.proxy), ["swarm", "tokens", "plain_tokens", "tokenizer"],
+                TRAINER)  # fmt: skip
 
 
 def _law(recipe: RunRecipe) -> Step:

@@ -59,9 +59,11 @@ def _report() -> Step:
         write_report(place.folder, work / "report.html")
         return Outcome()
 
-    parents = ("collect", *FUNNEL, "quality_model", "items", "tokenizer", "plain_tokens", "language_model", "perplexity",
-               "buckets", "bucketed", "synth", "tokens", "swarm", "proxies", "law", "confirm", "mixture", "train", "export",
-               "evaluate", "publish_dataset", "publish_model")  # fmt: skip
+    parents = (
+        "collect", *FUNNEL, "quality_model", "items", "tokenizer", "plain_tokens", "language_model", "perplexity",
+        "buckets", "bucketed", "synth", "tokens", "swarm", "proxies", "law", "confirm", "mixture", "train", "export",
+        "evaluate", "publish_dataset", "publish_model",
+    )  # fmt: skip
     return Step("report", action, "one static HTML file", {}, parents, ("pipelines", "flows"))
 
 

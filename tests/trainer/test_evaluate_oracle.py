@@ -56,7 +56,8 @@ def run_harness(harness: Any, folder: Path, name: str, rows: list[dict], **task:
     data, tasks = folder / f"{name}.jsonl", folder / "tasks"
     data.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
     tasks.mkdir()
-    (tasks / f"{name}.yaml").write_text(TASKS.format(name=name, file=data, cache=folder / "cache", **task), encoding="utf-8")
+    text = TASKS.format(name=name, file=data, cache=folder / "cache", **task)
+    (tasks / f"{name}.yaml").write_text(text, encoding="utf-8")
     manager = TaskManager(include_path=str(tasks), include_defaults=False)
     found = simple_evaluate(harness, tasks=[f"local_{name}"], task_manager=manager, log_samples=True, bootstrap_iters=0)
     assert found is not None
