@@ -8,7 +8,7 @@ from flows.runner import run_folder
 from pipelines.manifest import MANIFEST, digest_of, read_manifest
 from pipelines.quantities import human
 from pipelines.recipe import Section
-from pipelines.store import code_version, identity_of
+from pipelines.store import identity_of
 from trainer.recipe import TrainRecipe
 
 
@@ -71,7 +71,7 @@ def plan_rows(recipe: RunRecipe, runs: Path) -> list[dict[str, Any]]:
         if (folder / step.name / MANIFEST).is_file() and len(known) == len(step.parents):
             manifest = read_manifest(folder / step.name)
             parents = known | dict(step.inputs)
-            done = manifest.id == identity_of(step.name, step.settings, parents, code_version(*step.packages))
+            done = manifest.id == identity_of(step.name, step.settings, parents, step.code)
             if done:
                 digests[step.name] = manifest.digest()
         rows.append({"step": step.name, "state": "done" if done else "to do", "about": step.about,

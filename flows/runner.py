@@ -21,7 +21,7 @@ from pipelines.journal import journal_to, record
 from pipelines.manifest import digest_of, read_manifest
 from pipelines.progress import console
 from pipelines.recipe import dump_yaml
-from pipelines.store import Performed, code_version, perform
+from pipelines.store import Performed, perform
 
 RECIPE, JOURNAL = "recipe.yaml", "journal.jsonl"
 DEFAULT_WORKERS = os.cpu_count() or 1
@@ -77,7 +77,7 @@ def perform_step(step: Step, place: Place) -> Performed:
     started = time.perf_counter()
     done = perform(
         step.name, place.of(step.name), lambda work: step.action(place, work), step.settings, parents,
-        code_version(*step.packages), others,
+        step.code, others,
     )  # fmt: skip
     record("step", step=step.name, how=done.how, seconds=round(time.perf_counter() - started, 2))
     return done

@@ -11,12 +11,12 @@ from collections.abc import Sequence
 from copy import deepcopy
 from pathlib import Path
 
-from multiprocess.context import ForkServerContext
 import pyarrow.parquet as pq
 from datatrove.executor.local import LocalPipelineExecutor
 from datatrove.pipeline.base import PipelineStep
 from datatrove.utils.logging import logger
 from datatrove.utils.stats import PipelineStats
+from multiprocess.context import ForkServerContext
 
 from pipelines.block import ReadDocuments, WriteDocuments
 from pipelines.errors import LoamError, StepError

@@ -12,7 +12,7 @@ from typing import Any
 from pydantic import BaseModel
 
 from pipelines.errors import DataError
-from pipelines.store import Outcome
+from pipelines.store import Outcome, code_version
 
 
 @dataclass(frozen=True)
@@ -65,6 +65,11 @@ class Step:
     parents: Sequence[str] = ()
     packages: Sequence[str] = ("pipelines",)
     inputs: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def code(self) -> str:
+        """Version of the code that its result depends on, the steps' own included."""
+        return code_version(*self.packages, "flows/steps")
 
 
 def plain(**sections: object) -> dict[str, Any]:
