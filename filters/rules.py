@@ -147,10 +147,24 @@ REFERENCE = (
         },
     ),
 )
-# Chinese: words are characters, so that a word is one long and ten of them are about six English words. Own choice:
-# repetition of characters is looked at from 8-grams on; half of the page must be Han or Kana.
+# Chinese: words are characters, so that ten of them are about six English words. Own choice: repetition is looked at
+# from 8-grams on, with the limits that Gopher has for 5- to 7-grams of words, which are about as long; the most
+# frequent n-gram counts its words with spaces between, which makes n characters 2n - 1, so its limits grow with that;
+# half of the page must be Han or Kana.
 WEB_ZH = (
-    *_relaxed(GOPHER_REPETITION, "web_zh", without=("dup_5_gram", "dup_6_gram", "dup_7_gram")),
+    *_relaxed(
+        GOPHER_REPETITION,
+        "web_zh",
+        without=("dup_5_gram", "dup_6_gram", "dup_7_gram"),
+        limits={
+            "top_2_gram": (None, 0.30),
+            "top_3_gram": (None, 0.30),
+            "top_4_gram": (None, 0.28),
+            "dup_8_gram": (None, 0.15),
+            "dup_9_gram": (None, 0.14),
+            "dup_10_gram": (None, 0.13),
+        },
+    ),
     *_group(
         "web_zh",
         ("word_count", "words", 50, 100_000),

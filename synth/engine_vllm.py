@@ -1,4 +1,4 @@
-"""The vLLM engine: offline `vllm.LLM` in this process, on GPUs or, with the CPU build, on the CPU.
+"""The vLLM engine: offline `vllm.LLM` in processes of its own, on GPUs or, with the CPU build, on the CPU.
 
 Requests go in windows, each logged before the next, because one call is all or nothing. vLLM promises the same answer
 to the same seed only within the same batch: what makes a resumed run repeat is the response log, never generating
@@ -13,13 +13,23 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from pipelines.errors import MissingExtra
+from pipelines.errors import DataError, MissingExtra, StepError
 from pipelines.model_folder import digest_model
 from synth.protocol import Capabilities, Identity, Request, Response, Usage, encode_chat
 
+SHUTDOWN_S = 30  # the default of 5 kills processes that are about to end by themselves
+ENVIRONMENT = {
+    "VLLM_CPU_KVCACHE_SPACE": "1",  # GiB; the default takes half of the memory
+    "VLLM_LOGGING_LEVEL": "ERROR",
+    "VLLM_LOGGING_STREAM": "ext://sys.stderr",  # stdout holds our results, and nothing else with --json
+    "VLLM_NO_USAGE_STATS": "1",
+    "HF_HUB_OFFLINE": "1",
+}
+"""What vLLM is told by environment, where the user has not."""
+
 
 class VllmEngine:
-    """A model folder served by vLLM in this process; the engine starts at the first request.
+    """A model folder served by vLLM on this machine; the engine starts at the first request.
 
     Args:
         model: folder in Hugging Face format.
@@ -28,6 +38,7 @@ class VllmEngine:
 
     Raises:
         MissingExtra: vLLM is not installed.
+        DataError: the folder is no model.
     """
 
     capabilities = Capabilities(json_schema=True, batch_invariant=False)
@@ -37,49 +48,90 @@ class VllmEngine:
             model="local", digest=digest_model(model), backend="vllm", version=f"{installed_version()} {dtype}"
         )  # fmt: skip
         self.folder, self.dtype, self.window = model, dtype, window
-        self.room = int(json.loads((model / "config.json").read_bytes()).get("max_position_embeddings", 4096))
+        self.config = json.loads((model / "config.json").read_bytes())
+        self.room = int(self.config.get("max_position_embeddings", 4096))
         self.engine: Any = None
 
     def generate(self, requests: Sequence[Request]) -> Iterator[tuple[Request, Response]]:
-        """Answer window by window; a prompt without room for an answer is turned down before vLLM sees it."""
+        """Answer window by window; a prompt without room for an answer is turned down before vLLM sees it.
+
+        Raises:
+            DataError: the CPU build has no kernel for the model's heads.
+            StepError: vLLM did not start, or broke down.
+        """
         if self.engine is None:
             self.engine = self._start()
         tokenizer = self.engine.get_tokenizer()
         for at in range(0, len(requests), self.window):
-            prompts = [
-                (request, encode_chat(tokenizer, request.messages)) for request in requests[at : at + self.window]
-            ]
+            window = requests[at : at + self.window]
+            prompts = [(request, encode_chat(tokenizer, request.messages)) for request in window]
             for request, ids in prompts:
                 if len(ids) + 1 > self.room:
-                    yield (
-                        request,
-                        Response(text="", finish_reason="prompt_too_long", usage=Usage(prompt_tokens=len(ids))),
-                    )
-            fitting = [(request, ids) for request, ids in prompts if len(ids) + 1 <= self.room]
-            yield from self._answer(fitting)
+                    usage = Usage(prompt_tokens=len(ids))
+                    yield request, Response(text="", finish_reason="prompt_too_long", usage=usage)
+            yield from self._answer([(request, ids) for request, ids in prompts if len(ids) + 1 <= self.room])
+
+    def close(self) -> None:
+        """Stop vLLM's processes; the next request would start them again."""
+        if self.engine is not None:
+            self.engine.llm_engine.engine_core.shutdown(timeout=SHUTDOWN_S)
+            self.engine = None
 
     def _start(self) -> Any:
-        os.environ.setdefault("VLLM_CPU_KVCACHE_SPACE", "1")  # GiB; the default takes half of the memory
+        for name, value in ENVIRONMENT.items():
+            os.environ.setdefault(name, value)
         import torch
 
-        return importlib.import_module("vllm").LLM(
-            model=str(self.folder), dtype=self.dtype, max_model_len=self.room, seed=0,
-            enforce_eager=not torch.cuda.is_available(), disable_log_stats=True,
-        )  # fmt: skip
+        on_cpu = not torch.cuda.is_available()
+        try:
+            vllm = importlib.import_module("vllm")
+            if on_cpu:
+                self._check_heads()
+            return vllm.LLM(
+                model=str(self.folder), dtype=self.dtype, max_model_len=self.room, seed=0, enforce_eager=on_cpu,
+                load_format="safetensors", use_tqdm_on_load=False, disable_log_stats=True,
+            )  # fmt: skip
+        except (ImportError, OSError, RuntimeError, ValueError) as error:
+            raise StepError(
+                f"vLLM did not start on {self.folder}: {_first_line(error)}; what its processes said stands above. "
+                "Engine transformers needs no vLLM"
+            ) from error
+
+    def _check_heads(self) -> None:
+        """The CPU build starts with any head, and breaks down at the first request."""
+        backend = importlib.import_module("vllm.v1.attention.backends.cpu_attn").CPUAttentionBackend
+        known = backend.get_supported_head_sizes()
+        size = self.config.get("head_dim") or self.config["hidden_size"] // self.config["num_attention_heads"]
+        if size not in known:
+            raise DataError(
+                f"{self.folder} has attention heads of {size}, vLLM on the CPU takes {', '.join(map(str, known))}; "
+                "use engine transformers"
+            )
 
     def _answer(self, prompts: list[tuple[Request, list[int]]]) -> Iterator[tuple[Request, Response]]:
         if not prompts:
             return
-        outputs = self.engine.generate(
-            [{"prompt_token_ids": ids} for _, ids in prompts],
-            [self._sampling(request, len(ids)) for request, ids in prompts],
-            use_tqdm=False,
-        )
+        dead = importlib.import_module("vllm.v1.engine.exceptions").EngineDeadError
+        try:
+            outputs = self.engine.generate(
+                [{"prompt_token_ids": ids} for _, ids in prompts],
+                [self._sampling(request, len(ids)) for request, ids in prompts],
+                use_tqdm=False,
+            )
+        except dead as error:
+            raise StepError("vLLM broke down; what its processes said stands above. Run again to resume") from error
         for (request, ids), output in zip(prompts, outputs, strict=True):
-            answer = output.outputs[0]
-            usage = Usage(prompt_tokens=len(ids), completion_tokens=len(answer.token_ids))
-            finish = "stop" if answer.finish_reason == "stop" else "length"
-            yield request, Response(text=answer.text, finish_reason=finish, usage=usage)
+            yield request, self._response(output.outputs[0], len(ids))
+
+    def _response(self, answer: Any, prompt_tokens: int) -> Response:
+        """Decode like the transformers engine: without the end token, and with a cut character at the end."""
+        ids, text = list(answer.token_ids), answer.text
+        stopped = answer.finish_reason == "stop"
+        if not isinstance(answer.stop_reason, str):  # a stop string: vLLM has cut the text, which ids cannot tell
+            ids = ids[:-1] if stopped else ids
+            text = self.engine.get_tokenizer().decode(ids, skip_special_tokens=True)
+        usage = Usage(prompt_tokens=prompt_tokens, completion_tokens=len(ids))
+        return Response(text=text, finish_reason="stop" if stopped else "length", usage=usage)
 
     def _sampling(self, request: Request, prompt_tokens: int) -> Any:
         parameters = importlib.import_module("vllm.sampling_params")
@@ -89,6 +141,10 @@ class VllmEngine:
             max_tokens=min(request.max_tokens, self.room - prompt_tokens),
             structured_outputs=parameters.StructuredOutputsParams(json=schema) if schema else None,
         )  # fmt: skip
+
+
+def _first_line(error: Exception) -> str:
+    return next((line for line in str(error).splitlines() if line.strip()), type(error).__name__).strip().rstrip(".")
 
 
 def installed_version() -> str:

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
+from pydantic import ConfigDict
 
 from flows.verb import AsJson, Sets, Workers
 from pipelines.errors import RecipeError
@@ -21,7 +22,7 @@ RUNS = Path("runs")
 class _Kind(Section):
     """Just enough of a recipe to tell which model reads it."""
 
-    model_config = {"extra": "ignore", "frozen": True}
+    model_config = ConfigDict(extra="ignore", frozen=True)
 
     kind: str = "run"
 

@@ -14,7 +14,7 @@ TRAINER = ("pipelines", "trainer")
 
 def language_model_steps(recipe: RunRecipe) -> list[Step]:
     """The steps from clean documents to bucketed, synthesized and tokenized ones."""
-    steps = [
+    return [
         _tokenizer(recipe),
         _plain_tokens(recipe),
         _language_model(recipe),
@@ -24,7 +24,6 @@ def language_model_steps(recipe: RunRecipe) -> list[Step]:
         _synth(recipe),
         _tokens(recipe),
     ]
-    return steps
 
 
 def tokenizer_folder(place: Place) -> Path:

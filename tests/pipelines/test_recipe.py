@@ -78,7 +78,7 @@ def test_settings_from_the_command_line():
 
 def test_an_unknown_recipe_names_near_ones():
     assert "quickstart" in shipped_recipes()
-    with pytest.raises(RecipeError, match="did you mean .*quickstart"):
+    with pytest.raises(RecipeError, match=r"did you mean .*quickstart"):
         load_recipe("quikstart", Outer)
 
 
