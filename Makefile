@@ -11,7 +11,7 @@ TORCH_FROM := $(if $(TORCH_INDEX),--extra-index-url $(TORCH_INDEX),)
 ENV := PYTHONDONTWRITEBYTECODE= TOKENIZERS_PARALLELISM=false
 WORKERS ?= $(shell nproc 2>/dev/null || echo 2)
 .DEFAULT_GOAL := help
-.PHONY: help quickstart realdata test test-slow check bench setup setup-dev setup-vllm format clean
+.PHONY: help quickstart realdata test test-slow check bench docs setup setup-dev setup-vllm format clean
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /  make \1\t/' | expand -t 22
@@ -68,6 +68,9 @@ check: $(VENV)/.dev ## linters, types, layers, layout
 
 bench: $(VENV)/.dev ## the benchmarks; results belong in docs/benchmarks.md
 	$(BIN)/pytest -m bench --benchmark-columns=min,median,max,rounds tests/bench
+
+docs: $(VENV)/.core ## write docs/reference/ from the code
+	$(BIN)/python -m flows.reference
 
 format: $(VENV)/.dev ## rewrite the sources in house style
 	$(BIN)/ruff format .

@@ -31,6 +31,7 @@ from pipelines.recipe import Section
 from pipelines.store import Outcome
 
 POLICY_KEY = b"loam.policy"
+READ_CHARS_PER_TOKEN = 64  # of a first window; a line of 50 MB, tokenized whole, takes minutes and gigabytes
 SCORES_SCHEMA = pa.schema(
     [
         pa.field("id", pa.string(), nullable=False),
@@ -116,6 +117,7 @@ def policy_of(model: Path, settings: PerplexitySettings) -> dict[str, Any]:
         "prefix_id": prefix_id(_tokenizer(str(model)), settings.prefix, model),
         "max_tokens": min(settings.max_tokens, positions or settings.max_tokens),
         "long_documents": settings.long_documents,
+        "read_chars_per_token": READ_CHARS_PER_TOKEN,
     }
 
 
@@ -209,16 +211,21 @@ class Scorer:
         """Score the documents of a table with `id` and `text`; rows keep their order."""
         from filters.nll import windows_nll_N, windows_of
 
-        texts = batch["text"].to_pylist()
-        encodings = self.tokenizer.encode_batch(texts, add_special_tokens=False)
         whole = self.settings.long_documents == "disjoint"
+        read = None if whole else READ_CHARS_PER_TOKEN * self.max_tokens
+        documents = batch["text"].to_pylist()
+        texts = [text[:read] for text in documents]
+        encodings = self.tokenizer.encode_batch(texts, add_special_tokens=False)
         windows, owners, rows = [], [], []
-        for number, (text, encoding) in enumerate(zip(texts, encodings, strict=True)):
+        for number, (document, text, encoding) in enumerate(zip(documents, texts, encodings, strict=True)):
             ids = encoding.ids
             mine = windows_of(ids, self.prefix, self.max_tokens, whole) if len(ids) > 1 else []
             windows += mine
             owners += [number] * len(mine)
-            rows.append(_measure(text, encoding, sum(len(window) - 1 for window in mine), self.prefix is not None))
+            scored, size, chars, cut = _measure(
+                text, encoding, sum(len(window) - 1 for window in mine), self.prefix is not None
+            )
+            rows.append((scored, size, chars, cut or (scored > 0 and len(text) < len(document))))
         sums_N = windows_nll_N(self.model, windows, self.settings.batch_tokens)
         nll = np.bincount(owners, weights=sums_N, minlength=len(texts)) if owners else np.zeros(len(texts))
         return self._table(batch, rows, nll)

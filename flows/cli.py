@@ -9,12 +9,14 @@ import os
 import sys
 import traceback
 import warnings
+from typing import Any
 
-import click
 import typer
 
 from flows.commands import documents, mixing, models, runs
 from pipelines.errors import LoamError
+
+USAGE_ERROR: Any = typer.BadParameter.__bases__[0]  # of click, or of the copy of click that newer typer brings
 
 app = typer.Typer(
     name="loam",
@@ -38,9 +40,9 @@ def main() -> None:
         sys.exit(app(standalone_mode=False) or 0)
     except LoamError as error:
         _fail(str(error), error.exit_code)
-    except click.UsageError as error:
+    except USAGE_ERROR as error:
         _fail(f"{error.format_message()} (see loam --help)", 2)
-    except (click.Abort, KeyboardInterrupt):
+    except (typer.Abort, KeyboardInterrupt):
         _fail("stopped; run the same command again to resume", 130)
     except BrokenPipeError:
         sys.stderr.close()

@@ -9,6 +9,7 @@ Legend of suffixes: B bytes, G n-grams of the items, T texts of the items, U wor
 """
 
 import json
+import re
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -29,6 +30,8 @@ from pipelines.recipe import Section
 from pipelines.shingles import GROWTH, code_points, simplify, utf8_buffers, xxh64
 from pipelines.store import Outcome
 
+# Around the text of an item, and not part of it
+LABELS = re.compile(r"\A\s*(?:question|q|问题|问)[:：]|\b(?:answer|a|答案|答)[:：]\s*\Z", re.IGNORECASE)
 FIELDS = ("query", "question", "text", "choices", "answer", "context")
 HITS = pa.schema(
     [
@@ -169,7 +172,7 @@ def _texts(benchmark: str, path: Path, fields: tuple[str, ...] | None) -> Iterat
             for text in values if isinstance(values, list) else [values]:
                 if isinstance(text, str) and (fields is not None or field != "id"):
                     found = True
-                    yield {"benchmark": benchmark, "item": name, "text": text}
+                    yield {"benchmark": benchmark, "item": name, "text": LABELS.sub("", text)}
     if not found:
         raise DataError(
             f"{path}: no item has text in the fields {', '.join(fields or ('any',))}; found: "

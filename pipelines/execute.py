@@ -21,6 +21,7 @@ from multiprocess.context import ForkServerContext
 from pipelines.block import ReadDocuments, WriteDocuments
 from pipelines.errors import LoamError, StepError
 from pipelines.manifest import Counts
+from pipelines.orphans import end_with_parent
 from pipelines.progress import watch_counts
 
 SCRATCH = ".scratch"
@@ -44,7 +45,7 @@ class _QuietExecutor(LocalPipelineExecutor):
                 self.pipeline = deepcopy(pipeline)
                 self._run_for_rank(rank)
             return
-        with ForkServerContext().Pool(self.workers) as pool:
+        with ForkServerContext().Pool(self.workers, initializer=end_with_parent) as pool:
             for _ in pool.imap_unordered(self._run_for_rank, ranks):
                 pass
 

@@ -176,7 +176,10 @@ def _locked(work: Path) -> Iterator[None]:
 
 def _clear_stale(out: Path, work: Path) -> None:
     """Remove working folders of other ids for the same target: their settings or code are gone."""
-    out.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        out.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise DataError(f"{out} cannot be written: {error.strerror}; give another folder") from None
     for other in out.parent.glob(f".{out.name}.*.work"):
         if other != work:
             shutil.rmtree(other)

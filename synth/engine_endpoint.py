@@ -67,6 +67,9 @@ class EndpointEngine:
                 stopped.set()
                 pool.shutdown(wait=False, cancel_futures=True)
 
+    def close(self) -> None:
+        """The server is not ours to stop."""
+
     def _ask(self, request: Request, stopped: threading.Event) -> Response:
         problem = ""
         for attempt in range(self.retries + 1):

@@ -29,3 +29,6 @@ class ReplayEngine:
         missing = Response(text="", finish_reason="not_recorded")
         for request in requests:
             yield request, self.answers.get(request_key(request, self.identity), missing)
+
+    def close(self) -> None:
+        """Nothing was started."""

@@ -50,6 +50,10 @@ class TransformersEngine:
             finally:
                 torch.set_num_threads(before)
 
+    def close(self) -> None:
+        """Free the weights; the next request would load them again."""
+        self.loaded = None
+
     def _load(self) -> tuple[Any, Any]:
         logging.disable_progress_bar()  # weights load in silence: progress is Loam's to show
         tokenizer = AutoTokenizer.from_pretrained(str(self.folder), local_files_only=True)

@@ -17,6 +17,7 @@ from pipelines.errors import DataError, MissingExtra, StepError
 from pipelines.model_folder import digest_model
 from synth.protocol import Capabilities, Identity, Request, Response, Usage, encode_chat
 
+BATCH_TOKENS = 4096  # of prompts that are read together on the CPU
 SHUTDOWN_S = 30  # the default of 5 kills processes that are about to end by themselves
 ENVIRONMENT = {
     "VLLM_CPU_KVCACHE_SPACE": "1",  # GiB; the default takes half of the memory
@@ -82,14 +83,17 @@ class VllmEngine:
             os.environ.setdefault(name, value)
         import torch
 
-        on_cpu = not torch.cuda.is_available()
+        options: dict[str, Any] = {}
         try:
             vllm = importlib.import_module("vllm")
-            if on_cpu:
+            if not torch.cuda.is_available():
                 self._check_heads()
+                # A prompt in parts rewinds its generator after each, which the CPU's generators cannot do.
+                options = {"enable_chunked_prefill": False, "max_num_batched_tokens": max(self.room, BATCH_TOKENS)}
+                options["enforce_eager"] = True
             return vllm.LLM(
-                model=str(self.folder), dtype=self.dtype, max_model_len=self.room, seed=0, enforce_eager=on_cpu,
-                load_format="safetensors", use_tqdm_on_load=False, disable_log_stats=True,
+                model=str(self.folder), dtype=self.dtype, max_model_len=self.room, seed=0, disable_log_stats=True,
+                load_format="safetensors", use_tqdm_on_load=False, **options,
             )  # fmt: skip
         except (ImportError, OSError, RuntimeError, ValueError) as error:
             raise StepError(

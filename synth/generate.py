@@ -7,6 +7,7 @@ accepted has passed every predicate; a weak model's documents are mostly rejecte
 
 import time
 from collections.abc import Iterator, Sequence
+from contextlib import closing
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -50,10 +51,9 @@ def synthesize(
         LoamError: the engine is not to be had (see `open_engine`), or a server stayed away.
     """
     started = time.monotonic()
-    engine = open_engine(settings.engine, model)
-    selection = select_documents(files, settings)
-    rows = selection.documents.to_pylist()
-    with ResponseLog(work / "responses", engine) as log:
+    with closing(open_engine(settings.engine, model)) as engine, ResponseLog(work / "responses", engine) as log:
+        selection = select_documents(files, settings)
+        rows = selection.documents.to_pylist()
         asker = Asker(engine, log, settings, load_prompts(settings.recipe), recipe_hash(settings))
         with track("synth", len(rows) * len(STAGES), "stages") as tracker:
             for at in range(0, len(rows), WINDOW):

@@ -131,6 +131,10 @@ class Engine(Protocol):
         """Answer every request once, in any order, as answers finish."""
         ...
 
+    def close(self) -> None:
+        """Let go of what was started or loaded for the answers."""
+        ...
+
 
 def request_key(request: Request, identity: Identity) -> str:
     """sha256 of what is asked, of whom, and on whose behalf."""

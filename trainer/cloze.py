@@ -3,7 +3,8 @@
 A few documents are held out by a hash of their id; a passage of each is cut into a beginning and its true continuation,
 and the wrong choices are the continuations of other held-out passages of the same domain that are closest in length.
 Needs no labels and fits any domain, like HellaSwag's form (arXiv:1905.07830) without its adversarial filtering: items
-measure whether a model knows its domain's text, not reasoning.
+measure whether a model knows its domain's text, not reasoning. Passages made of lines that other held-out documents
+have too (menus, notices) are passed over: they test nothing, and decontamination would drop every page of such a site.
 """
 
 import bisect
@@ -29,6 +30,7 @@ CJK = r"\u3040-\u30ff\u3400-\u9fff\uf900-\ufaff"
 WORD = re.compile(rf"[{CJK}]|[^\s{CJK}]+")  # what passages are cut by: a CJK character counts as a word
 LETTERS = re.compile(rf"[{CJK}]|[^\W_{CJK}]+")  # what decontamination can look for
 FOUND_BY = 13  # words in a row that betray an item in a document, arXiv:2005.14165, appendix C
+ATTEMPTS = 8  # starts drawn in a document before its beginning is taken
 NEIGHBOURS = 8  # how many passages of closest length the wrong choices are drawn from
 ALL = "all"
 
@@ -74,12 +76,14 @@ class _Passage:
         id: the document's.
         query: its beginning.
         continuation: what follows, leading white space included.
+        lines: for each line that it touches, the hash of the whole line and how many of its words are in the passage.
     """
 
     rank: int
     id: str
     query: str
     continuation: str
+    lines: tuple[tuple[int, int], ...]
 
 
 def make_cloze_items(files: Sequence[Path], work: Path, settings: ClozeSettings) -> Outcome:
@@ -96,7 +100,9 @@ def make_cloze_items(files: Sequence[Path], work: Path, settings: ClozeSettings)
     Raises:
         DataError: a file is unreadable, or not one item could be made.
     """
-    passages: dict[str, list[_Passage]] = {}
+    drawn: dict[str, list[list[_Passage]]] = {}
+    lines: dict[str, Counter[int]] = {}
+    texts: set[int] = set()
     fates: Counter[str] = Counter()
     for identity, text, domain in _documents(files):
         fates["documents"] += 1
@@ -105,14 +111,19 @@ def make_cloze_items(files: Sequence[Path], work: Path, settings: ClozeSettings)
             fates["other_domain"] += 1
         elif rank >= settings.holdout_share * 2**64:
             fates["not_held_out"] += 1
-        elif (passage := _cut(rank, identity, text, settings)) is None:
+        elif not (candidates := _cut(rank, identity, text, settings)):
             fates["no_passage_of_this_length"] += 1
         else:
-            passages.setdefault(domain, []).append(passage)
+            drawn.setdefault(domain, []).append(candidates)
+            if (digest := _line_hash(text)) not in texts:  # a copy of a document makes none of its lines common
+                lines.setdefault(domain, Counter()).update({_line_hash(line) for line in text.split("\n")})
+            texts.add(digest)
     items: dict[str, list[EvalItem]] = {}
-    for domain, found in sorted(passages.items()):
+    for domain, found in sorted(drawn.items()):
         name = "cloze_" + re.sub(r"[^\w.-]", "_", domain)
-        items[name] = _items_of(name, found, settings, fates)
+        own = [next((p for p in candidates if _is_own(p, lines[domain])), None) for candidates in found]
+        fates["shared_lines"] += own.count(None)
+        items[name] = _items_of(name, [passage for passage in own if passage is not None], settings, fates)
     _write(work, items)
     made = sum(map(len, items.values()))
     total = fates.pop("documents", 0)
@@ -139,28 +150,47 @@ def _documents(files: Sequence[Path]) -> Iterator[tuple[str, str, str]]:
             raise DataError(f"{file} is not readable Parquet: {error}") from None
 
 
-def _cut(rank: int, identity: str, text: str, settings: ClozeSettings) -> _Passage | None:
-    """The passage of a document that starts at a line drawn by its rank; None when no line leaves enough words."""
+def _cut(rank: int, identity: str, text: str, settings: ClozeSettings) -> list[_Passage]:
+    """Passages of a document that start at lines drawn by its rank, in that order; those too short are left out."""
     starts = [0, *(match.end() for match in re.finditer(r"\n+", text))]
-    for attempt in range(8):
-        start = starts[xxhash.xxh3_64_intdigest(rank.to_bytes(8, "little"), seed=attempt) % len(starts)]
-        if (passage := _cut_at(text[start : start + settings.passage_chars + 1], settings)) is not None:
-            return _Passage(rank, identity, *passage)
-    passage = _cut_at(text[: settings.passage_chars + 1], settings)
-    return None if passage is None else _Passage(rank, identity, *passage)
+    drawn = [xxhash.xxh3_64_intdigest(rank.to_bytes(8, "little"), seed=n) % len(starts) for n in range(ATTEMPTS)]
+    found = []
+    for start in dict.fromkeys([*(starts[number] for number in drawn), 0]):
+        if (ends := _cut_at(text, start, settings)) is not None:
+            query, continuation = text[start : ends[0]].lstrip(), text[ends[0] : ends[1]]
+            found.append(_Passage(rank, identity, query, continuation, tuple(_lines(text, start, ends[1]))))
+    return found
 
 
-def _cut_at(text: str, settings: ClozeSettings) -> tuple[str, str] | None:
-    """Query and continuation at the start of a text, or None when it holds too few words.
+def _cut_at(text: str, start: int, settings: ClozeSettings) -> tuple[int, int] | None:
+    """Where query and continuation end in a text, or None when it holds too few words from `start` on.
 
     The word after the continuation must be in sight: else the last one may have been cut.
     """
-    ends = [match.end() for match in WORD.finditer(text)]
+    ends = [match.end() for match in WORD.finditer(text, start, start + settings.passage_chars + 1)]
     last = settings.query_words + settings.continuation_words
-    if len(ends) <= last or len(LETTERS.findall(text, 0, ends[last - 1])) < FOUND_BY:
+    if len(ends) <= last or len(LETTERS.findall(text, start, ends[last - 1])) < FOUND_BY:
         return None
-    middle, end = ends[settings.query_words - 1], ends[last - 1]
-    return text[:middle].lstrip(), text[middle:end]
+    return ends[settings.query_words - 1], ends[last - 1]
+
+
+def _lines(text: str, start: int, end: int) -> Iterator[tuple[int, int]]:
+    """Hash of each line that [start, end) touches, the whole line, and how many of its words lie inside."""
+    while start < end:
+        following = text.find("\n", start)
+        following = len(text) if following < 0 else following
+        line = text[text.rfind("\n", 0, start) + 1 : following]
+        yield _line_hash(line), len(LETTERS.findall(text, start, min(end, following)))
+        start = following + 1
+
+
+def _line_hash(line: str) -> int:
+    return xxhash.xxh3_64_intdigest(_squeezed(line).encode())
+
+
+def _is_own(passage: _Passage, lines: Counter[int]) -> bool:
+    """Whether the lines that other held-out documents have too hold less than what decontamination looks for."""
+    return sum(words for line, words in passage.lines if lines[line] > 1) < FOUND_BY
 
 
 def _items_of(name: str, passages: list[_Passage], settings: ClozeSettings, fates: Counter[str]) -> list[EvalItem]:

@@ -25,6 +25,7 @@ from pipelines.execute import SCRATCH
 from pipelines.files import write_atomically
 from pipelines.journal import record
 from pipelines.manifest import digest_of
+from pipelines.orphans import end_with_parent
 from pipelines.progress import track
 from pipelines.shards import Blend, ShardSet
 from pipelines.store import Outcome
@@ -102,7 +103,7 @@ def _perform(
         return
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(PRELOADED)
-    with ProcessPoolExecutor(min(workers, len(jobs)), mp_context=context, initializer=_keep_freed_memory) as pool:
+    with ProcessPoolExecutor(min(workers, len(jobs)), mp_context=context, initializer=_begin_worker) as pool:
         running: list[Future[None]] = [pool.submit(_train_one, job, recipe, validation, work) for job in jobs]
         try:
             for future in as_completed(running):
@@ -110,6 +111,11 @@ def _perform(
         except BaseException:
             pool.shutdown(cancel_futures=True)
             raise
+
+
+def _begin_worker() -> None:
+    end_with_parent()
+    _keep_freed_memory()
 
 
 def _keep_freed_memory() -> None:

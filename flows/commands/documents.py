@@ -170,14 +170,12 @@ def verify(
 
 
 def quality_train(inputs: Inputs, out: Out, sets: Sets = None, as_json: AsJson = False) -> None:
-    """Train a quality classifier; --set positive=... says which documents are good."""
+    """Train a quality classifier: --set positive=[DOMAIN] says what is good; JSON lines say it by `label` (1 or 0)."""
     from filters import quality as module
-    from pipelines.readers import as_documents
 
     settings = settings_from(module.QualitySettings, sets)
     files = documents_of(inputs)
-    run_verb("quality-train", out, settings, files,
-             lambda work: module.train_quality(as_documents(files, work), work, settings), as_json)  # fmt: skip
+    run_verb("quality-train", out, settings, files, lambda work: module.train_quality(files, work, settings), as_json)
 
 
 def quality_score(

@@ -33,6 +33,7 @@ def perplexity(
     inputs: Inputs,
     out: Out,
     model: ModelFolder,
+    scorer: Annotated[str, typer.Option(help="What runs the model: transformers")] = "transformers",
     max_length: Annotated[int | None, typer.Option(help="Tokens of a document that are scored")] = None,
     workers: Workers = 1,
     sets: Sets = None,
@@ -42,6 +43,8 @@ def perplexity(
     from filters import perplexity as module
     from pipelines.readers import as_documents
 
+    if scorer != "transformers":
+        raise RecipeError(f"--scorer {scorer!r} is not known; there is: transformers")
     settings = settings_from(module.PerplexitySettings, sets, max_tokens=max_length)
     files = documents_of(inputs)
 

@@ -92,6 +92,14 @@ def test_short_items_are_matched_whole(tmp_path, item, found):
     assert outcome.metrics["benchmarks"]["exam"]["items_too_short"] == (0 if found else 1)
 
 
+@pytest.mark.parametrize("query", ["Question: {}\nAnswer:", "Q: {}\nA:", "问题：{}\n答案：", "{}"])
+def test_labels_around_a_question_are_not_part_of_it(tmp_path, query):
+    question = "Which soil holds the most water in spring?"
+    outcome, hits = run(tmp_path, {"a": f"We asked them: {question} Nobody knew."}, {"query": query.format(question)})
+    assert outcome.counts.kept == 0
+    assert hits[0]["ngrams"] == 1
+
+
 def test_numbers_count_unless_folded(tmp_path):
     table = {"a": " ".join(str(n) for n in range(100, 130))}
     item = {"question": " ".join(str(n) for n in range(900, 930))}

@@ -47,6 +47,16 @@ def test_chinese_counts_characters(tmp_path: Path):
     assert [(len(item.query), {len(c) for c in item.choices}) for item in items] == [(8, {6})] * 5
 
 
+def test_what_the_pages_of_a_site_share_makes_no_item(tmp_path: Path):
+    menu = " ".join(f"menu{n}" for n in range(20))
+    texts = {f"d{n}": f"{menu}\n{counted(n)}" for n in range(6)} | {f"bare{n}": f"{menu}\nend {n}" for n in range(3)}
+    outcome = make_cloze_items([documents(tmp_path, texts)], tmp_path / "out", SHORT)
+    items = load_items(tmp_path / "out" / "items" / "cloze_web_en.jsonl")[0]
+    assert {item.query for item in items} == {" ".join(f"a{n}w{place}" for place in range(8)) for n in range(6)}
+    assert outcome.counts is not None
+    assert outcome.counts.dropped == {"shared_lines": 3}
+
+
 def test_counts_add_up_and_say_why(tmp_path: Path):
     texts = {f"d{n}": counted(n) for n in range(6)} | {
         "short": "too few words",
