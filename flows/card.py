@@ -195,7 +195,8 @@ def _funnel(steps: Mapping[str, Any]) -> Iterator[str]:
 
 
 def _synthesized(lineage: Mapping[str, Any]) -> int:
-    return sum((manifest.get("counts") or {}).get("kept", 0) for manifest in lineage.get("synth", {}).values())
+    last = list(lineage.get("synth", {}).values())[-1:]
+    return sum((manifest.get("counts") or {}).get("kept", 0) for manifest in last)
 
 
 def _generation(steps: Mapping[str, Any]) -> Iterator[str]:

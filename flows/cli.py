@@ -6,6 +6,7 @@ they are called, so that `loam --help` is quick.
 """
 
 import os
+import signal
 import sys
 import traceback
 import warnings
@@ -36,6 +37,7 @@ def main() -> None:
     os.environ.setdefault("HF_HUB_OFFLINE", "1")  # nothing leaves the machine unasked
     if not os.environ.get("LOAM_DEBUG"):
         warnings.simplefilter("ignore")
+    signal.signal(signal.SIGTERM, _stop)
     try:
         sys.exit(app(standalone_mode=False) or 0)
     except LoamError as error:
@@ -51,6 +53,11 @@ def main() -> None:
         if os.environ.get("LOAM_DEBUG"):
             traceback.print_exc()
         _fail(f"unexpected {type(error).__name__}: {error} (LOAM_DEBUG=1 shows where)", 4)
+
+
+def _stop(number: int, frame: object) -> None:
+    """End as after Ctrl-C, so that workers and Prefect's server are ended, too."""
+    raise KeyboardInterrupt
 
 
 def _fail(message: str, code: int) -> None:

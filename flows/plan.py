@@ -70,7 +70,7 @@ def plan_rows(recipe: RunRecipe, runs: Path) -> list[dict[str, Any]]:
         done = False
         if (folder / step.name / MANIFEST).is_file() and len(known) == len(step.parents):
             manifest = read_manifest(folder / step.name)
-            parents = known | dict(step.inputs)
+            parents = known | dict(step.inputs())
             done = manifest.id == identity_of(step.name, step.settings, parents, step.code)
             if done:
                 digests[step.name] = manifest.digest()

@@ -14,10 +14,13 @@ import numpy as np
 import polars as pl
 
 from flows import plots
+from flows.recipe import RunRecipe
+from flows.runner import RECIPE
 from flows.show import manifests_of
 from pipelines.files import write_atomically
 from pipelines.manifest import Manifest
 from pipelines.quantities import human
+from pipelines.recipe import load_recipe
 
 Manifests = Mapping[str, Manifest]
 FUNNEL = ("ingest", "filter", "dedup_exact", "dedup_near", "quality", "decontaminate", "bucketed")
@@ -42,10 +45,11 @@ def write_report(folder: Path, target: Path) -> None:
         _verdict, _funnel, _reasons, _perplexity, _mixture, _law, _curves, _experts, _evaluation, _synthesis, _lineage,
     ]  # fmt: skip
     body = "\n".join(section(folder, manifests) for section in sections)
-    name = html.escape(folder.name)
+    recipe = load_recipe(str(folder / RECIPE), RunRecipe)
+    name, about = html.escape(recipe.name), html.escape(recipe.about)
     page = f"""<!doctype html>
 <html lang="en"><head><meta charset="utf-8"><title>Loam: {name}</title><style>{STYLE}</style></head>
-<body><h1>{name}</h1>
+<body><h1>{name}</h1><p>{about}</p>
 {body}
 </body></html>
 """
@@ -227,8 +231,10 @@ def _evaluation(folder: Path, manifests: Manifests) -> str:
     if "evaluate" not in manifests:
         return ""
     found = manifests["evaluate"].metrics
-    by_domain = [(name, r["bits_per_byte"], r["documents"]) for name, r in found["domains"].items()]
-    by_items = [(name, r["items"], r["acc"], r["acc_norm"], r["chance"]) for name, r in found["benchmarks"].items()]
+    by_domain = [(name, r.get("bits_per_byte"), r["documents"]) for name, r in found["domains"].items()]
+    by_items = [
+        (name, r["items"], r.get("acc"), r.get("acc_norm"), r.get("chance")) for name, r in found["benchmarks"].items()
+    ]
     return _section(
         "Evaluation",
         table(("held-out domain", "bits per byte", "documents"), by_domain),

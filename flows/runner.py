@@ -72,7 +72,7 @@ def select_steps(steps: Sequence[Step], until: str | None) -> list[Step]:
 
 def perform_step(step: Step, place: Place) -> Performed:
     """Perform one step of a run; its parents have been performed."""
-    parents = {name: read_manifest(place.of(name)).digest() for name in step.parents} | dict(step.inputs)
+    parents = {name: read_manifest(place.of(name)).digest() for name in step.parents} | dict(step.inputs())
     others = [p for p in sorted(place.folder.parent.glob(f"*/{step.name}")) if p != place.of(step.name)]
     started = time.perf_counter()
     done = perform(

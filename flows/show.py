@@ -115,10 +115,16 @@ def _results(summary: dict[str, Any]) -> list[str]:
     return lines
 
 
+def _three(value: float | None) -> str:
+    """Three decimals, or a dash where nothing could be scored."""
+    return "-" if value is None else f"{value:.3f}"
+
+
 def _evaluation(found: dict[str, Any]) -> list[str]:
-    bits = ", ".join(f"{domain} {result['bits_per_byte']:.3f}" for domain, result in found["domains"].items())
+    bits = ", ".join(f"{domain} {_three(result.get('bits_per_byte'))}" for domain, result in found["domains"].items())
     lines = [f"bits per byte of held-out documents: {bits}"]
     for name, result in found["benchmarks"].items():
-        lines.append(f"{name}: accuracy {result['acc']:.3f} [{result['acc_lo95']:.3f}, {result['acc_hi95']:.3f}] on "
-                     f"{result['items']} items, chance {result['chance']:.3f}")  # fmt: skip
+        interval = f"[{_three(result.get('acc_lo95'))}, {_three(result.get('acc_hi95'))}]"
+        lines.append(f"{name}: accuracy {_three(result.get('acc'))} {interval} on {result['items']} items, "
+                     f"chance {_three(result.get('chance'))}")  # fmt: skip
     return [*lines, ""]

@@ -8,6 +8,7 @@ from typing import Annotated, Any
 import typer
 from pydantic import BaseModel
 
+from pipelines.errors import DataError
 from pipelines.files import expand_inputs
 from pipelines.manifest import Manifest
 from pipelines.store import Outcome, parents_from_files, perform
@@ -43,6 +44,8 @@ def run_verb(
         as_json: print JSON.
         more_parents: digests of other inputs (a model, an index).
     """
+    if inside := [file for file in files if file.resolve().is_relative_to(out.resolve())]:
+        raise DataError(f"{inside[0]} is an input and lies in --out {out}; give another folder for the output")
     parents = parents_from_files(files) | dict(more_parents or {})
     done = perform(name, out, action, settings.model_dump(mode="json"), parents)
     if as_json:

@@ -7,6 +7,7 @@ never removes a row: it marks it (`with_fate`), so that the writer at the end kn
 from abc import abstractmethod
 from collections.abc import Iterable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -17,8 +18,9 @@ from pipelines.document import DROPPED, FATE, REASON, REJECTED, SCHEMA, STREAM, 
 from pipelines.errors import DataError
 from pipelines.files import write_atomically
 
-BATCH_ROWS = 1024
+BATCH_ROWS, BATCH_BYTES = 1024, 32 << 20
 ROW_GROUP_ROWS = 10_000
+ROW_GROUP_BYTES = 64 << 20  # whole books are megabytes each: rows alone would not bound the memory
 
 
 class Block(PipelineStep):
@@ -57,13 +59,19 @@ class ReadDocuments(PipelineStep):
         self.files = files
 
     def run(self, data: object = None, rank: int = 0, world_size: int = 1) -> Iterator[pa.Table]:
-        """Yield stream tables of at most `BATCH_ROWS` rows."""
+        """Yield stream tables of at most `BATCH_ROWS` rows, fewer where rows are large."""
         try:
             with pq.ParquetFile(self.files[rank]) as file:
-                for batch in file.iter_batches(BATCH_ROWS):
+                for batch in file.iter_batches(_rows_of_batch(file.metadata)):
                     yield conform(pa.Table.from_batches([batch]), STREAM)
         except (pa.ArrowInvalid, OSError) as error:
             raise DataError(f"{self.files[rank]} is not readable Parquet: {error}") from None
+
+
+def _rows_of_batch(metadata: Any) -> int:
+    """Rows that hold about `BATCH_BYTES`, by the file's own average."""
+    size = sum(metadata.row_group(number).total_byte_size for number in range(metadata.num_row_groups))
+    return max(1, min(BATCH_ROWS, BATCH_BYTES * max(1, metadata.num_rows) // max(1, size)))
 
 
 class WriteDocuments(PipelineStep):
@@ -126,7 +134,8 @@ class _PartFile:
         if not table.num_rows:
             return
         self.pending.append(table)
-        if sum(t.num_rows for t in self.pending) >= ROW_GROUP_ROWS:
+        rows, size = sum(t.num_rows for t in self.pending), sum(t.nbytes for t in self.pending)
+        if rows >= ROW_GROUP_ROWS or size >= ROW_GROUP_BYTES:
             self._flush()
 
     def close(self) -> None:

@@ -21,6 +21,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
+import pyarrow.parquet as pq
 from datatrove.pipeline.base import PipelineStep
 from pydantic import Field
 
@@ -66,6 +67,7 @@ def encode(
     settings: EncodeSettings,
     workers: int = 1,
     name: str | None = None,
+    held_out: Sequence[Path] = (),
 ) -> Outcome:
     """Write one shard per domain: `<domain>.bin`, `.idx`, `.origin.parquet`.
 
@@ -80,6 +82,8 @@ def encode(
         settings: see there.
         workers: processes; threads within a file when there are fewer files than workers.
         name: puts all documents into one domain.
+        held_out: Parquet files with the ids (column `id`) of documents that an earlier call held out: they are left out
+            here, and nothing else is held out. One decision, taken once, for any cut into domains.
 
     Returns:
         Counts (empty documents are dropped) and metrics: per domain and split documents, tokens and bytes of text.
@@ -91,10 +95,12 @@ def encode(
     loaded = _cached_tokenizer(*_key(tokenizer, settings.eos))
     pieces = work / SCRATCH / "pieces"
     parts = parts_of(files)
-    block = EncodeDocuments(pieces, parts, tokenizer, settings, name, threads=workers // max(1, len(files)))
+    threads = workers // max(1, len(files))
+    block = EncodeDocuments(pieces, parts, tokenizer, settings, name, threads, held_out)
     run_blocks([ReadDocuments([str(f) for f in files]), block], len(files), work, workers, "encode")
     folders = [pieces / f"{rank:05d}" for rank in range(len(files))]
-    outcome = _merge_all(folders, work, loaded, settings)
+    splits = ("train",) if held_out else ("train", "validation") if settings.validation_share else ("",)
+    outcome = _merge_all(folders, work, loaded, settings, splits)
     text_bytes = sum(split["bytes"] for split in outcome.metrics["totals"].values())
     record("encode", seconds=round(time.perf_counter() - started, 3), text_bytes=text_bytes, workers=workers)
     return outcome
@@ -110,6 +116,7 @@ class EncodeDocuments(PipelineStep):
         settings: of the step.
         name: domain of all documents, if given.
         threads: of the tokenizer within this task.
+        held_out: Parquet files with ids of documents to leave out.
     """
 
     type = "writer"
@@ -117,7 +124,7 @@ class EncodeDocuments(PipelineStep):
 
     def __init__(
         self, pieces: Path, parts: Sequence[str], tokenizer: Path, settings: EncodeSettings, name: str | None,
-        threads: int,
+        threads: int, held_out: Sequence[Path] = (),
     ) -> None:  # fmt: skip
         super().__init__()
         self.pieces = pieces
@@ -126,16 +133,22 @@ class EncodeDocuments(PipelineStep):
         self.settings = settings
         self.domain = name
         self.threads = threads
+        self.held_out = held_out
 
     def run(self, data: Iterable[pa.Table], rank: int = 0, world_size: int = 1) -> None:
         """Consume the stream."""
         tokenizer = _cached_tokenizer(*_key(self.tokenizer, self.settings.eos))
         writer = PieceWriter(self.pieces / f"{rank:05d}", token_dtype(tokenizer.vocab_size))
-        tally: Counter[str] = Counter(docs_in=0, empty=0, cut=0)
+        tally: Counter[str] = Counter(docs_in=0, empty=0, cut=0, held_out=0)
+        left_out = _ids_in(self.held_out)
         with _tokenizer_threads(self.threads):
             for batch in chain.from_iterable(map(_slices, data)):
-                self._encode(batch, rank, tokenizer, writer, tally)
                 tally["docs_in"] += batch.num_rows
+                if self.held_out:
+                    rest = batch.filter(pc.invert(pc.is_in(batch["id"], value_set=left_out)))
+                    tally["held_out"] += batch.num_rows - rest.num_rows
+                    batch = rest
+                self._encode(batch, rank, tokenizer, writer, tally)
                 progress = self.pieces.parent / "progress" / str(rank)
                 write_atomically(progress, str(tally["docs_in"]).encode())
         silent = [self.domain or self.parts[rank].rpartition("/")[0]] if not tally["docs_in"] else []
@@ -230,15 +243,24 @@ def _cached_tokenizer(path: str, eos: str | None, changed_ns: int) -> Tokenizer:
     return load_tokenizer(Path(path), eos)
 
 
-def _merge_all(folders: Sequence[Path], work: Path, tokenizer: Tokenizer, settings: EncodeSettings) -> Outcome:
+def _ids_in(files: Sequence[Path]) -> pa.Array:
+    """The column `id` of all files."""
+    return pa.concat_arrays(
+        [pq.read_table(f, columns=["id"])["id"].combine_chunks() for f in files] or [pa.array([], pa.string())]
+    )
+
+
+def _merge_all(
+    folders: Sequence[Path], work: Path, tokenizer: Tokenizer, settings: EncodeSettings, splits: tuple[str, ...]
+) -> Outcome:
     tallies = [read_tally(folder) for folder in folders]
     domains = sorted({domain for tally in tallies for domain in tally["domains"]})
-    splits = ("train", "validation") if settings.validation_share else ("",)
     described: dict[str, dict[str, dict[str, int]]] = {}
     for domain in domains:
         described[domain] = _merge(domain, folders, work, tokenizer, settings, splits)
     totals = {split or "train": _total(described, split or "train") for split in splits}
-    documents, empty = (sum(tally[key] for tally in tallies) for key in ("docs_in", "empty"))
+    documents = sum(tally["docs_in"] for tally in tallies)
+    gone = {key: n for key in ("empty", "held_out") if (n := sum(tally[key] for tally in tallies))}
     metrics: dict[str, Any] = {
         "vocab_size": tokenizer.vocab_size, "eos_id": tokenizer.eos_id,
         "dtype": token_dtype(tokenizer.vocab_size).name, "domains": described, "totals": totals,
@@ -246,9 +268,7 @@ def _merge_all(folders: Sequence[Path], work: Path, tokenizer: Tokenizer, settin
         "empty_domains": sorted({d for tally in tallies for d in tally["silent"]} - set(domains)),
         "documents_cut": sum(tally["cut"] for tally in tallies),
     }  # fmt: skip
-    return Outcome(
-        Counts(docs_in=documents, kept=documents - empty, dropped={"empty": empty} if empty else {}), metrics
-    )
+    return Outcome(Counts(docs_in=documents, kept=documents - sum(gone.values()), dropped=gone), metrics)
 
 
 def _merge(
@@ -259,7 +279,7 @@ def _merge(
     scratch = work / SCRATCH / "merge"
     gathered = gather(domain, folders, scratch, token_dtype(tokenizer.vocab_size))
     order_D = np.argsort(gathered.column("order"), kind="stable")
-    held_D = _held_out(gathered.column("held"), settings)
+    held_D = _held_out(gathered.column("held"), settings) if "validation" in splits else np.zeros(len(order_D), bool)
     found = {}
     for split in splits:
         rows = order_D[held_D[order_D] == (split == "validation")]
@@ -277,10 +297,9 @@ def _merge(
 def _held_out(hash_D: np.ndarray, settings: EncodeSettings) -> np.ndarray:
     """Bool (documents,): which go to validation; one document at least stays for training."""
     held_D = np.zeros(len(hash_D), bool)
-    if settings.validation_share:
-        drawn = int((hash_D < np.uint64(settings.validation_share * 2.0**64)).sum())
-        count = min(max(drawn, min(settings.validation_minimum, len(hash_D) // 2)), len(hash_D) - 1)
-        held_D[np.argsort(hash_D, kind="stable")[:count]] = True
+    drawn = int((hash_D < np.uint64(settings.validation_share * 2.0**64)).sum())
+    count = min(max(drawn, min(settings.validation_minimum, len(hash_D) // 2)), len(hash_D) - 1)
+    held_D[np.argsort(hash_D, kind="stable")[:count]] = True
     return held_D
 
 

@@ -5,18 +5,21 @@ markers lie in the step's scratch folder: a killed step resumes at the tasks tha
 """
 
 import contextlib
+import multiprocessing
 import os
 from collections import Counter
 from collections.abc import Sequence
+from concurrent.futures import ProcessPoolExecutor
 from copy import deepcopy
 from pathlib import Path
 
+import dill
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from datatrove.executor.local import LocalPipelineExecutor
 from datatrove.pipeline.base import PipelineStep
 from datatrove.utils.logging import logger
 from datatrove.utils.stats import PipelineStats
-from multiprocess.context import ForkServerContext
 
 from pipelines.block import ReadDocuments, WriteDocuments
 from pipelines.errors import LoamError, StepError
@@ -45,13 +48,21 @@ class _QuietExecutor(LocalPipelineExecutor):
                 self.pipeline = deepcopy(pipeline)
                 self._run_for_rank(rank)
             return
-        with ForkServerContext().Pool(self.workers, initializer=end_with_parent) as pool:
-            for _ in pool.imap_unordered(self._run_for_rank, ranks):
-                pass
+        whole = dill.dumps(self)  # blocks may hold closures, which pickle does not take
+        context = multiprocessing.get_context("forkserver")
+        # not a Pool: that waits for ever for a worker that the kernel has killed
+        with ProcessPoolExecutor(min(self.workers, len(ranks) or 1), context, initializer=end_with_parent) as pool:
+            for done in [pool.submit(_run_rank, whole, rank) for rank in ranks]:
+                done.result()
 
     def _run_for_rank(self, rank: int, local_rank: int = 0, node_rank: int = -1) -> PipelineStats:
         with contextlib.redirect_stderr(_NOWHERE):
             return super()._run_for_rank(rank, local_rank, node_rank)
+
+
+def _run_rank(executor: bytes, rank: int) -> None:
+    """One rank in a worker; the bytes come from this very process, over a pipe."""
+    dill.loads(executor)._run_for_rank(rank)
 
 
 def parts_of(files: Sequence[Path]) -> list[str]:
@@ -106,7 +117,8 @@ def count_documents(out: Path, kept: str = "kept") -> Counts:
 def _reasons(folder: Path) -> dict[str, int]:
     found: Counter[str] = Counter()
     for path in sorted(folder.rglob("*.parquet")):
-        found.update(pq.read_table(path, columns=["reason"])["reason"].to_pylist())
+        for entry in pc.value_counts(pq.read_table(path, columns=["reason"])["reason"]).to_pylist():
+            found[entry["values"]] += entry["counts"]
     return dict(sorted(found.items()))
 
 

@@ -55,7 +55,7 @@ def _check_weights(path: Path) -> None:
     with path.open("rb") as file:
         begin = 8 + int.from_bytes(file.read(8), "little")
         try:
-            header = json.loads(file.read(begin - 8)) if begin <= size else None
+            header = json.loads(file.read(begin - 8) if begin <= size else b"")
             end = begin + max(entry["data_offsets"][1] for name, entry in header.items() if name != "__metadata__")
         except (ValueError, AttributeError, LookupError, TypeError):
             raise DataError(f"{path} is damaged: it does not begin with a safetensors header; copy it again") from None

@@ -63,10 +63,10 @@ class Performed:
 
 @functools.cache
 def code_version(*folders: str) -> str:
-    """Hash of the Python sources of these packages (default: all), the interpreter and the installed dependencies."""
+    """Hash of the sources of these packages (default: all), prompts included, the interpreter and the dependencies."""
     digest = hashlib.sha256(platform.python_version().encode())
     for folder in sorted(folders or FOLDERS):
-        for path in sorted((ROOT / folder).rglob("*.py")):
+        for path in sorted(p for p in (ROOT / folder).rglob("*") if p.suffix in (".py", ".md")):
             digest.update(path.relative_to(ROOT).as_posix().encode() + b"\0" + path.read_bytes())
     for requirement in sorted(importlib.metadata.requires("loam") or []):
         if "extra ==" not in requirement:
@@ -107,45 +107,53 @@ def perform(
         elsewhere: folders that may hold the same step of other runs; an equal id is linked instead of computed.
 
     Raises:
-        DataError: `out` holds files that Loam did not write, or another process works on it.
+        DataError: `out` holds files that Loam did not write or another step's, or another process works on it.
         StepError: the action failed; names the log.
     """
-    code = code or code_version()
-    identity = identity_of(step, settings, parents, code)
-    if (found := _finished(out, identity)) is not None:
-        return Performed(out, found, "skipped")
-    _refuse_foreign(out)
-    for other in elsewhere:
-        if (found := _finished(other, identity)) is not None:
-            _link(other, out, found)
-            return Performed(out, found, "reused")
-    work = out.parent / f".{out.name}.{identity[:12]}.work"
-    _clear_stale(out, work)
-    with _locked(work):
+    identity = identity_of(step, settings, parents, code or code_version())
+    with _sole_writer(out):
+        if (found := _finished(out, identity)) is not None:
+            return Performed(out, found, "skipped")
+        _refuse_foreign(out, step)
+        _clear_stale(out, identity)
+        for other in elsewhere:
+            if (found := _linked(other, out, identity)) is not None:
+                return Performed(out, found, "reused")
+        work = _beside(out, identity, "work")
+        (work / SCRATCH).mkdir(parents=True, exist_ok=True)
         outcome = _attempt(step, action, work)
         shutil.rmtree(work / SCRATCH, ignore_errors=True)
         manifest = Manifest(
-            step=step, id=identity, code=code, settings=dict(settings), parents=dict(parents), counts=outcome.counts,
-            metrics=dict(outcome.metrics), outputs=list_outputs(work),
+            step=step, id=identity, code=code or code_version(), settings=dict(settings), parents=dict(parents),
+            counts=outcome.counts, metrics=dict(outcome.metrics), outputs=list_outputs(work),
         )  # fmt: skip
         write_manifest(work, manifest)
         _publish(work, out)
     return Performed(out, manifest, "done")
 
 
+def _beside(out: Path, identity: str, kind: str) -> Path:
+    """A folder of ours next to `out`: `work` in progress, `link` being linked, `old` being replaced."""
+    return out.parent / f".{out.name}.{identity[:12]}.{kind}"
+
+
 def _finished(folder: Path, identity: str) -> Manifest | None:
-    if not (folder / MANIFEST).is_file():
+    """The manifest, if the folder holds this very step whole; a damaged one counts as not done."""
+    try:
+        manifest = read_manifest(folder)
+        if manifest.id != identity:
+            return None
+        check_outputs(folder, manifest, hashes=False)
+    except DataError:
         return None
-    manifest = read_manifest(folder)
-    if manifest.id != identity:
-        return None
-    check_outputs(folder, manifest, hashes=False)
     return manifest
 
 
-def _refuse_foreign(out: Path) -> None:
+def _refuse_foreign(out: Path, step: str) -> None:
     if out.is_file() or (out.is_dir() and any(out.iterdir()) and not (out / MANIFEST).is_file()):
         raise DataError(f"{out} exists and was not written by loam; give an empty or new folder")
+    if (out / MANIFEST).is_file() and (found := read_manifest(out).step) != step:
+        raise DataError(f"{out} holds the output of {found!r}, this is {step!r}; give another folder")
 
 
 def _attempt(step: str, action: Callable[[Path], Outcome], work: Path) -> Outcome:
@@ -155,34 +163,45 @@ def _attempt(step: str, action: Callable[[Path], Outcome], work: Path) -> Outcom
         raise
     except Exception as error:
         log = work / SCRATCH / "error.log"
-        log.parent.mkdir(parents=True, exist_ok=True)
-        log.write_text(traceback.format_exc())
+        with contextlib.suppress(OSError):  # a full disk must not hide what happened
+            log.parent.mkdir(parents=True, exist_ok=True)
+            log.write_text(traceback.format_exc())
         problem = f"{type(error).__name__}: {error}"
         raise StepError(f"step {step} failed: {problem}; log: {log}; run again to resume") from error
 
 
 @contextlib.contextmanager
-def _locked(work: Path) -> Iterator[None]:
-    """Hold `<work>/.scratch/lock`; the kernel lets go of it when the process dies."""
-    path = work / SCRATCH / "lock"
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("w") as file:
-        try:
-            fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)  # not flock: forked children would inherit it
-        except BlockingIOError:
-            raise DataError(f"another loam process is working on {work.name}; wait for it or stop it") from None
-        yield
+def _sole_writer(out: Path) -> Iterator[None]:
+    """Hold `.<out>.lock` beside the target; the kernel lets go of it when the process dies.
 
-
-def _clear_stale(out: Path, work: Path) -> None:
-    """Remove working folders of other ids for the same target: their settings or code are gone."""
+    `lockf`, not `flock`: a lock that forked children inherit would outlive a killed parent.
+    """
+    path = out.parent / f".{out.name}.lock"
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
+        file = path.open("w")
     except OSError as error:
         raise DataError(f"{out} cannot be written: {error.strerror}; give another folder") from None
-    for other in out.parent.glob(f".{out.name}.*.work"):
-        if other != work:
-            shutil.rmtree(other)
+    with file:
+        try:
+            fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            if os.fstat(file.fileno()).st_ino != path.stat().st_ino:
+                raise BlockingIOError  # it was removed by its owner between our opening and locking it
+        except OSError:
+            raise DataError(f"another loam process is working on {out}; wait for it or stop it") from None
+        try:
+            yield
+        finally:
+            path.unlink(missing_ok=True)
+
+
+def _clear_stale(out: Path, identity: str) -> None:
+    """Remove what earlier ids left beside the target: their settings or code are gone."""
+    keep = _beside(out, identity, "work")
+    for kind in ("work", "link", "old"):
+        for other in out.parent.glob(f".{out.name}.*.{kind}"):
+            if other != keep:
+                shutil.rmtree(other)
 
 
 def _publish(work: Path, out: Path) -> None:
@@ -200,18 +219,27 @@ def _publish(work: Path, out: Path) -> None:
         os.close(descriptor)
 
 
-def _link(source: Path, out: Path, manifest: Manifest) -> None:
-    """Hard-link another run's outputs (copy where the file system cannot), manifest last, then rename."""
-    work = out.parent / f".{out.name}.{manifest.id[:12]}.work"
-    _clear_stale(out, work)
-    shutil.rmtree(work, ignore_errors=True)
-    for entry in manifest.outputs:
-        target = work / entry.path
-        target.parent.mkdir(parents=True, exist_ok=True)
-        try:
-            os.link(source / entry.path, target)
-        except OSError:
-            shutil.copy2(source / entry.path, target)
-    work.mkdir(parents=True, exist_ok=True)
-    write_manifest(work, manifest)
-    _publish(work, out)
+def _linked(source: Path, out: Path, identity: str) -> Manifest | None:
+    """Hard-link the same step of another run (copy where the file system cannot); None when it is not there whole."""
+    manifest = _finished(source, identity)
+    if manifest is None:
+        return None
+    link = _beside(out, identity, "link")
+    try:
+        for entry in manifest.outputs:
+            target = link / entry.path
+            target.parent.mkdir(parents=True, exist_ok=True)
+            try:
+                os.link(source / entry.path, target)
+            except OSError:
+                shutil.copy2(source / entry.path, target)
+        link.mkdir(parents=True, exist_ok=True)
+        check_outputs(link, manifest, hashes=False)
+        if _finished(source, identity) != manifest:  # it was replaced meanwhile
+            raise DataError(f"{source} changed")
+    except (OSError, DataError):
+        shutil.rmtree(link, ignore_errors=True)
+        return None
+    write_manifest(link, manifest)
+    _publish(link, out)
+    return manifest

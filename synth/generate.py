@@ -32,7 +32,12 @@ WINDOW = 1024  # documents that go through the stages together
 
 
 def synthesize(
-    files: Sequence[Path], work: Path, settings: SynthSettings, model: Path | None = None, workers: int = 1
+    files: Sequence[Path],
+    work: Path,
+    settings: SynthSettings,
+    model: Path | None = None,
+    workers: int = 1,
+    held_out: Sequence[Path] = (),
 ) -> Outcome:
     """Make samples; writes `samples/`, `rejects/`, `ledger.parquet` and `responses/`.
 
@@ -43,6 +48,7 @@ def synthesize(
         model: folder in Hugging Face format, for engines in this process.
         workers: unused by engines in this process, which answer one request at a time; a server is asked
             `engine.concurrency` things at once.
+        held_out: Parquet files with the ids (column `id`) of documents that no sample may be made of.
 
     Returns:
         Counts over the documents drawn, and: what was seen, documents that passed each stage, tokens, acceptance.
@@ -52,7 +58,7 @@ def synthesize(
     """
     started = time.monotonic()
     with closing(open_engine(settings.engine, model)) as engine, ResponseLog(work / "responses", engine) as log:
-        selection = select_documents(files, settings)
+        selection = select_documents(files, settings, held_out)
         rows = selection.documents.to_pylist()
         asker = Asker(engine, log, settings, load_prompts(settings.recipe), recipe_hash(settings))
         with track("synth", len(rows) * len(STAGES), "stages") as tracker:

@@ -34,20 +34,26 @@ class Selection:
     seen: dict[str, int]
 
 
-def select_documents(files: Sequence[Path], settings: SynthSettings) -> Selection:
+def select_documents(files: Sequence[Path], settings: SynthSettings, held_out: Sequence[Path] = ()) -> Selection:
     """Draw documents.
 
     Args:
         files: Parquet documents.
         settings: seed, number and bounds of length.
+        held_out: Parquet files with the ids (column `id`) of documents that are not eligible: a sample holds its
+            document, and would carry a held-out one into training.
 
     Raises:
         DataError: a file is not readable.
     """
-    seen = {"documents": 0, "too_short": 0, "too_long": 0, "control_tokens": 0, "repeated_id": 0}
+    seen = {"documents": 0, "too_short": 0, "too_long": 0, "control_tokens": 0, "repeated_id": 0, "held_out": 0}
+    barred = pa.chunked_array([pq.read_table(f, columns=["id"])["id"].combine_chunks() for f in held_out], pa.string())
     chosen, keys, known = SCHEMA.empty_table(), np.empty(0, np.uint64), set()
     for batch in _batches(files):
         seen["documents"] += batch.num_rows
+        inside = pc.is_in(batch["id"], value_set=barred)
+        seen["held_out"] += pc.sum(inside).as_py() or 0
+        batch = batch.filter(pc.invert(inside))
         batch = _eligible(batch, settings, seen, known)
         fresh = [xxhash.xxh64_intdigest(name.encode(), settings.seed) for name in batch["id"].to_pylist()]
         keys = np.concatenate([keys, np.array(fresh, dtype=np.uint64)])

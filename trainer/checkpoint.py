@@ -8,7 +8,7 @@ No random state is kept: after the first weights nothing draws a random number (
 import json
 import os
 import shutil
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -52,17 +52,15 @@ def write_checkpoint(folder: Path, step: int, tensors: Mapping[str, Tensor], not
         shutil.rmtree(old)
 
 
-def read_checkpoints(folder: Path) -> list[Checkpoint]:
-    """Every checkpoint whose hash agrees, newest first."""
-    found = []
+def read_checkpoints(folder: Path) -> Iterator[Checkpoint]:
+    """Every checkpoint whose hash agrees, newest first; each is loaded when it is asked for."""
     for path in sorted(folder.glob("step-*"), reverse=True):
         try:
             about = json.loads((path / "state.json").read_text())
             if sha256_of(path / "state.safetensors") == about["sha256"]:
-                found.append(Checkpoint(about["step"], about["note"], load_file(path / "state.safetensors")))
+                yield Checkpoint(about["step"], about["note"], load_file(path / "state.safetensors"))
         except (OSError, ValueError, KeyError, SafetensorError):
             continue  # damaged: the one before it serves
-    return found
 
 
 def save_model(folder: Path, model: Decoder, recipe: Section | None = None) -> None:

@@ -32,7 +32,7 @@ from trainer.model import Decoder, new_model
 from trainer.optimizer import make_optimizer, optimizer_tensors, restore_optimizer, set_learning_rate
 from trainer.recipe import StageSettings, TrainRecipe
 from trainer.stream import BlendStream, blends_of_stages, check_epochs
-from trainer.validation import bits_per_byte, held_out_losses
+from trainer.validation import held_out_losses
 
 METRICS = "metrics.jsonl"
 FINAL = "final"
@@ -92,7 +92,6 @@ def train(
     blends: Mapping[str, Blend] | Blend,
     work: Path,
     validation: ShardSet | None = None,
-    validation_bytes: Mapping[str, int] | None = None,
 ) -> Outcome:
     """Train a model.
 
@@ -104,7 +103,6 @@ def train(
         blends: by name, or one for all stages.
         work: folder to fill.
         validation: held-out shards, one per domain.
-        validation_bytes: UTF-8 bytes of each held-out shard's text, for bits per byte.
 
     Returns:
         Metrics: parameters, steps, tokens, first and last loss and the domains of each stage, held-out losses; what
@@ -128,7 +126,7 @@ def train(
         save_model(work / FINAL, run.model, recipe)
         if run.loads is not None:
             run.loads.write_table(work / "expert_load.parquet")
-        return Outcome(metrics=_summary(run, validation, validation_bytes or {}))
+        return Outcome(metrics=_summary(run, validation))
 
 
 @contextlib.contextmanager
@@ -278,7 +276,7 @@ def _checkpoint(run: Run) -> None:
     write_checkpoint(run.checkpoints, run.step, tensors, note)
 
 
-def _summary(run: Run, validation: ShardSet | None, validation_bytes: Mapping[str, int]) -> dict[str, Any]:
+def _summary(run: Run, validation: ShardSet | None) -> dict[str, Any]:
     """The run's own numbers, read back from its files, so that a resumed run gives the same."""
     lines = read_metrics(run.metrics)
     stages = []
@@ -296,6 +294,5 @@ def _summary(run: Run, validation: ShardSet | None, validation_bytes: Mapping[st
     }  # fmt: skip
     if validation is not None:
         summary["held_out"] = lines[-1]["domains"]
-        summary["bits_per_byte"] = bits_per_byte(lines[-1]["domains"], validation, validation_bytes)
     write_atomically(run.work / "training.json", (json.dumps(summary, indent=1, sort_keys=True) + "\n").encode())
     return summary

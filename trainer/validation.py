@@ -7,8 +7,7 @@ compares tokenizers.
 Legend: B windows, S window length.
 """
 
-import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from typing import TypedDict
 
 import numpy as np
@@ -52,21 +51,6 @@ def held_out_losses(
     finally:
         model.train(was_training)
         model.compute = compute
-
-
-def bits_per_byte(losses: Mapping[str, HeldOut], shards: ShardSet, sizes_bytes: Mapping[str, int]) -> dict[str, float]:
-    """Turn nats per token into bits per byte of text.
-
-    Args:
-        losses: per domain.
-        shards: the held-out shards, for their tokens.
-        sizes_bytes: UTF-8 bytes of each held-out shard's text; domains without an entry are left out.
-    """
-    return {
-        name: round(held["loss"] / math.log(2) * shards.named(name).tokens / sizes_bytes[name], 6)
-        for name, held in losses.items()
-        if sizes_bytes.get(name)
-    }
 
 
 def _loss_of(model: Decoder, shard: Shard, sequence_length: int, max_tokens: int) -> HeldOut:

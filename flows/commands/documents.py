@@ -146,7 +146,7 @@ def tokenize(
     def action(work: Path) -> Outcome:
         return module.encode(as_documents(files, work), work, tokenizer, settings, workers, name=name)
 
-    digests = {f"tokenizer:{path.name}": sha256_of(path) for path in documents_of([str(tokenizer)])}
+    digests = {f"tokenizer:{path.name}": sha256_of(path) for path in documents_of([str(tokenizer)])} | {"name": name}
     run_verb("tokenize", out, settings, files, action, as_json, digests)
 
 

@@ -5,6 +5,7 @@ from typing import Annotated
 
 import typer
 
+from flows.steps.step import digests_of
 from flows.verb import AsJson, Inputs, Out, Sets, Workers, documents_of, run_verb
 from pipelines.errors import DataError, RecipeError
 from pipelines.files import sha256_of
@@ -85,7 +86,8 @@ def synth(
     def action(work: Path) -> Outcome:
         return generate.synthesize(as_documents(files, work), work, settings, model, workers)
 
-    run_verb("synth", out, settings, files, action, as_json, folder_digests(model, "model") if model else None)
+    run_verb("synth", out, settings, files, action, as_json,
+             digests_of({"model": model, "responses": settings.engine.responses}))  # fmt: skip
 
 
 def train(
@@ -109,9 +111,9 @@ def train(
     if out is None or data is None:
         raise RecipeError(f"{recipe} is a recipe of kind train: give --data FOLDER and --out FOLDER")
     settings = load_recipe(recipe, TrainRecipe, sets or ())
+    given = {"mixture": mixture, "tokenizer": tokenizer}
     run_verb("train", out, settings, documents_of([str(data)]),
-             lambda work: train_on(settings, data, mixture, tokenizer, work), as_json,
-             {"mixture": sha256_of(mixture)} if mixture else None)  # fmt: skip
+             lambda work: train_on(settings, data, mixture, tokenizer, work), as_json, digests_of(given))  # fmt: skip
 
 
 def import_(
@@ -144,7 +146,7 @@ def export(
     def action(work: Path) -> Outcome:
         return Outcome(metrics=export_hf(checkpoint, work, tokenizer or found))
 
-    run_verb("export", out, NoSettings(), files, action, as_json)
+    run_verb("export", out, NoSettings(), files, action, as_json, digests_of({"tokenizer": tokenizer or found}))
 
 
 def evaluate(

@@ -33,7 +33,7 @@ def _collect(recipe: RunRecipe) -> Step:
 
     found = {name: s for name, s in recipe.sources.items() if isinstance(s, sources.MachineSource)}
     return Step("collect", action, "raw files of the sources found on this machine", plain(sources=found),
-                inputs=sources.fingerprint_inputs(found, Path(recipe.root)))  # fmt: skip
+                inputs=lambda: sources.fingerprint_inputs(found, Path(recipe.root)))  # fmt: skip
 
 
 def _ingest(recipe: RunRecipe) -> Step:
@@ -47,7 +47,7 @@ def _ingest(recipe: RunRecipe) -> Step:
     return Step(
         "ingest", action, "raw records to documents: extraction and normalization",
         plain(sources=recipe.sources, extract=recipe.extract), ["collect"],
-        inputs=sources.fingerprint_inputs(recipe.sources, root),
+        inputs=lambda: sources.fingerprint_inputs(recipe.sources, root),
     )  # fmt: skip
 
 
@@ -100,6 +100,11 @@ def _quality(recipe: RunRecipe) -> Step:
                 ["dedup_near", "quality_model"], ("pipelines", "filters"))  # fmt: skip
 
 
+def items_of(place: Place) -> list[Path]:
+    """Files of the run's evaluation items."""
+    return sorted((place.of("items") / "items").glob("*.jsonl"))
+
+
 def item_files(recipe: RunRecipe) -> list[Path]:
     """Files of evaluation items that the recipe names."""
     root = Path(recipe.root)
@@ -110,7 +115,9 @@ def _items(recipe: RunRecipe) -> Step:
     def action(place: Place, work: Path) -> Outcome:
         return make_items(recipe, place, work)
 
-    inputs = {f"items:{number}:{path.name}": sha256_of(path) for number, path in enumerate(item_files(recipe))}
+    def inputs() -> dict[str, str]:
+        return {f"items:{number}:{path.name}": sha256_of(path) for number, path in enumerate(item_files(recipe))}
+
     return Step("items", action, "evaluation items, made and read", plain(items=recipe.items), ["quality"],
                 ("pipelines", "trainer"), inputs)  # fmt: skip
 
@@ -137,8 +144,7 @@ def _decontaminate(recipe: RunRecipe) -> Step:
     def action(place: Place, work: Path) -> Outcome:
         from pipelines.decontaminate import decontaminate
 
-        against = sorted((place.of("items") / "items").glob("*.jsonl"))
-        return decontaminate(place.documents("quality"), against, work, recipe.decontaminate, place.workers)
+        return decontaminate(place.documents("quality"), items_of(place), work, recipe.decontaminate, place.workers)
 
     return Step("decontaminate", action, "documents that hold evaluation items are dropped",
                 plain(decontaminate=recipe.decontaminate), ["quality", "items"])  # fmt: skip

@@ -3,7 +3,8 @@
 from pathlib import Path
 
 from flows.recipe import RunRecipe
-from flows.steps.step import Place, Step, plain, require
+from flows.steps.build import items_of
+from flows.steps.step import Place, Step, digests_of, plain, require
 from pipelines.shards import Blend, ShardSet
 from pipelines.store import Outcome
 from trainer.recipe import TrainRecipe
@@ -22,6 +23,7 @@ def language_model_steps(recipe: RunRecipe) -> list[Step]:
         _buckets(recipe),
         _bucketed(recipe),
         _synth(recipe),
+        _synth_clean(recipe),
         _tokens(recipe),
     ]
 
@@ -39,6 +41,11 @@ def sized(recipe: TrainRecipe, place: Place) -> TrainRecipe:
     return recipe.model_copy(update={"model": recipe.model.with_vocabulary(vocabulary)})
 
 
+def held_out_ids(place: Place) -> list[Path]:
+    """Files with the ids of the held-out documents: decided once, in `plain_tokens`."""
+    return sorted((place.of("plain_tokens") / "validation").rglob("*.origin.parquet"))
+
+
 def proportional(shards: ShardSet) -> Blend:
     """Every shard in proportion to its tokens."""
     return Blend.of({shard.name: shard.tokens / shards.tokens for shard in shards.shards}, shards)
@@ -50,7 +57,9 @@ def _tokenizer(recipe: RunRecipe) -> Step:
 
         return train_tokenizer(require(place.documents("decontaminate"), "decontaminate"), work, recipe.tokenizer)
 
-    return Step("tokenizer", action, "byte-level BPE", plain(tokenizer=recipe.tokenizer), ["decontaminate"])
+    given = {"tokenizer": recipe.tokenizer.path}
+    return Step("tokenizer", action, "byte-level BPE", plain(tokenizer=recipe.tokenizer), ["decontaminate"],
+                inputs=lambda: digests_of(given))  # fmt: skip
 
 
 def _plain_tokens(recipe: RunRecipe) -> Step:
@@ -119,18 +128,31 @@ def _synth(recipe: RunRecipe) -> Step:
         from synth.generate import synthesize
 
         model = place.of("language_model") / "hf"
-        return synthesize(place.documents("bucketed"), work, recipe.synth, model, place.workers)
+        return synthesize(place.documents("bucketed"), work, recipe.synth, model, place.workers, held_out_ids(place))
 
     return Step("synth", action, "Long-CoT-backward on a few documents", plain(synth=recipe.synth),
-                ["bucketed", "language_model"], ("pipelines", "synth"))  # fmt: skip
+                ["bucketed", "language_model", "plain_tokens"], ("pipelines", "synth"),
+                lambda: digests_of({"responses": recipe.synth.engine.responses}))  # fmt: skip
+
+
+def _synth_clean(recipe: RunRecipe) -> Step:
+    def action(place: Place, work: Path) -> Outcome:
+        from pipelines.decontaminate import decontaminate
+
+        samples = place.documents("synth", "samples")
+        return decontaminate(samples, items_of(place), work, recipe.decontaminate, place.workers)
+
+    return Step("synth_clean", action, "samples that hold evaluation items are dropped",
+                plain(decontaminate=recipe.decontaminate), ["synth", "items"])  # fmt: skip
 
 
 def _tokens(recipe: RunRecipe) -> Step:
     def action(place: Place, work: Path) -> Outcome:
         from pipelines.encode import encode
 
-        files = [*place.documents("bucketed"), *place.documents("synth", "samples")]
-        return encode(files, work, tokenizer_folder(place), recipe.encode, place.workers)
+        files = [*place.documents("bucketed"), *place.documents("synth_clean")]
+        tokenizer, held_out = tokenizer_folder(place), held_out_ids(place)
+        return encode(files, work, tokenizer, recipe.encode, place.workers, held_out=held_out)
 
     return Step("tokens", action, "shards by domain and bucket", plain(encode=recipe.encode),
-                ["bucketed", "synth", "tokenizer"])  # fmt: skip
+                ["bucketed", "synth_clean", "tokenizer", "plain_tokens"])  # fmt: skip

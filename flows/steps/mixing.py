@@ -10,13 +10,14 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from flows.recipe import RunRecipe
-from flows.steps.language_model import TRAINER, sized
+from flows.steps.language_model import sized
 from flows.steps.step import Place, Step, plain
 from pipelines.files import write_atomically
 from pipelines.shards import Blend, ShardSet
 from pipelines.store import Outcome
 
 MIXTURES = ("pipelines", "mixtures")
+BOTH = ("pipelines", "mixtures", "trainer")
 
 
 def mixing_steps(recipe: RunRecipe) -> list[Step]:
@@ -67,7 +68,7 @@ def _proxies(recipe: RunRecipe) -> Step:
 
     return Step("proxies", action, "a small model for each mixture, same seed and data order",
                 plain(proxy=recipe.ablate.proxy), ["swarm", "tokens", "plain_tokens", "tokenizer"],
-                TRAINER)  # fmt: skip
+                BOTH)  # fmt: skip
 
 
 def _law(recipe: RunRecipe) -> Step:
@@ -107,7 +108,7 @@ def _confirm(recipe: RunRecipe) -> Step:
 
     settings = plain(proxy=recipe.ablate.proxy, confirm_seeds=recipe.ablate.confirm_seeds)
     return Step("confirm", action, "prior and proposal trained anew, several seeds each", settings,
-                ["law", "swarm", "tokens", "plain_tokens", "tokenizer"], TRAINER)  # fmt: skip
+                ["law", "swarm", "tokens", "plain_tokens", "tokenizer"], BOTH)  # fmt: skip
 
 
 def candidates(place: Place) -> Mapping[str, Mapping[str, float]]:
@@ -140,7 +141,9 @@ def _mixture(recipe: RunRecipe) -> Step:
         proven = {"better": "proposal", "worse": "prior", "inconclusive": recipe.ablate.unproven}[verdict.verdict]
         weights = dict(candidates(place)[proven])
         horizon = sum(stage.tokens for stage in recipe.train.stages)
-        Mixture(name=proven, weights=weights, tokens=horizon).write(work / "mixture.yaml")
+        Mixture(name=proven, weights=weights, tokens=horizon, epoch_cap=recipe.ablate.propose.epoch_cap).write(
+            work / "mixture.yaml"
+        )
         result = {**verdict.model_dump(mode="json"), "losses": groups, "chosen": proven}
         write_atomically(work / "verdict.json", (json.dumps(result, indent=1, sort_keys=True) + "\n").encode())
         return Outcome(metrics=result)

@@ -5,6 +5,7 @@ from typing import Any
 
 from flows.recipe import RunRecipe
 from flows.steps.build import licences_of
+from flows.steps.language_model import held_out_ids
 from flows.steps.step import Place, Step, plain
 from pipelines.errors import DataError
 from pipelines.manifest import read_manifest
@@ -16,7 +17,7 @@ FUNNEL = ("ingest", "filter", "dedup_exact", "dedup_near", "quality", "decontami
 
 def publishing_steps(recipe: RunRecipe) -> list[Step]:
     """The steps that make something to hand on."""
-    return [_publish_dataset(recipe), _publish_model(recipe), _report()]
+    return [_publish_dataset(recipe), _publish_model(recipe), _report(recipe)]
 
 
 def _manifests(place: Place, steps: tuple[str, ...]) -> dict[str, Any]:
@@ -30,15 +31,16 @@ def _publish_dataset(recipe: RunRecipe) -> Step:
         lineage = {
             "recipe": recipe.name,
             "funnel": _manifests(place, FUNNEL),
-            "synth": _manifests(place, ("synth",)),
+            "synth": _manifests(place, ("synth", "synth_clean")),
             "licences": licences_of(recipe),
         }
-        documents = place.by_domain("bucketed") | {recipe.synth.domain: place.documents("synth", "samples")}
-        held_out = sorted((place.of("tokens") / "validation").rglob("*.origin.parquet"))
+        documents = place.by_domain("bucketed") | {recipe.synth.domain: place.documents("synth_clean")}
+        held_out = held_out_ids(place)
         return publish_dataset(documents, work, lineage, recipe.publish, held_out)
 
-    return Step("publish_dataset", action, "Parquet splits and a dataset card", plain(publish=recipe.publish),
-                [*FUNNEL, "bucketed", "synth", "tokens"], ("pipelines", "flows"))  # fmt: skip
+    return Step("publish_dataset", action, "Parquet splits and a dataset card", plain(publish=recipe.publish, run=recipe.name),
+                [*FUNNEL, "bucketed", "synth", "synth_clean", "plain_tokens"],
+                ("pipelines", "flows"))  # fmt: skip
 
 
 def _publish_model(recipe: RunRecipe) -> Step:
@@ -48,11 +50,11 @@ def _publish_model(recipe: RunRecipe) -> Step:
         facts = {"recipe": recipe.name, **_manifests(place, ("mixture", "train", "export", "evaluate"))}
         return publish_model(place.of("export") / "hf", work, facts, recipe.publish)
 
-    return Step("publish_model", action, "the model with its card", plain(publish=recipe.publish),
+    return Step("publish_model", action, "the model with its card", plain(publish=recipe.publish, run=recipe.name),
                 ["mixture", "train", "export", "evaluate"], ("pipelines", "flows"))  # fmt: skip
 
 
-def _report() -> Step:
+def _report(recipe: RunRecipe) -> Step:
     def action(place: Place, work: Path) -> Outcome:
         from flows.report import write_report
 
@@ -61,10 +63,17 @@ def _report() -> Step:
 
     parents = (
         "collect", *FUNNEL, "quality_model", "items", "tokenizer", "plain_tokens", "language_model", "perplexity",
-        "buckets", "bucketed", "synth", "tokens", "swarm", "proxies", "law", "confirm", "mixture", "train", "export",
-        "evaluate", "publish_dataset", "publish_model",
+        "buckets", "bucketed", "synth", "synth_clean", "tokens", "swarm", "proxies", "law", "confirm", "mixture", "train",
+        "export",        "evaluate", "publish_dataset", "publish_model",
     )  # fmt: skip
-    return Step("report", action, "one static HTML file", {}, parents, ("pipelines", "flows"))
+    return Step(
+        "report",
+        action,
+        "one static HTML file",
+        plain(run=recipe.name, about=recipe.about),
+        parents,
+        ("pipelines", "flows"),
+    )
 
 
 def deliver_run(folder: Path, target: str | None = None) -> dict[str, str]:

@@ -12,6 +12,7 @@ from typing import Any
 from pydantic import BaseModel
 
 from pipelines.errors import DataError
+from pipelines.files import expand_inputs, sha256_of
 from pipelines.store import Outcome, code_version
 
 
@@ -54,7 +55,7 @@ class Step:
         parents: steps whose outputs it reads.
         action: `(place, work) -> Outcome`; fills `work`.
         packages: folders of code that its result depends on.
-        inputs: outside files: name -> sha256.
+        inputs: gives the digests of outside files by name; called when the step is due, since it may read them all.
         about: half a line for people.
     """
 
@@ -64,7 +65,7 @@ class Step:
     settings: Mapping[str, Any] = field(default_factory=dict)
     parents: Sequence[str] = ()
     packages: Sequence[str] = ("pipelines",)
-    inputs: Mapping[str, str] = field(default_factory=dict)
+    inputs: Callable[[], Mapping[str, str]] = dict
 
     @property
     def code(self) -> str:
@@ -85,6 +86,16 @@ def _jsonable(value: object) -> Any:
     if isinstance(value, (list, tuple)):
         return [_jsonable(item) for item in value]
     return value
+
+
+def digests_of(paths: Mapping[str, str | Path | None]) -> dict[str, str]:
+    """sha256 of every file, or file below a folder, that a recipe names; None means that it names none."""
+    digests: dict[str, str] = {}
+    for name, path in paths.items():
+        if path is not None:
+            files = expand_inputs([path])
+            digests |= {f"{name}:{number}:{file.name}": sha256_of(file) for number, file in enumerate(files)}
+    return digests
 
 
 def require(files: Sequence[Path], what: str) -> Sequence[Path]:

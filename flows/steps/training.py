@@ -20,12 +20,13 @@ def _train(recipe: RunRecipe) -> Step:
         from mixtures.mixture import Mixture
         from trainer.loop import train
 
-        weights = Mixture.read(place.of("mixture") / "mixture.yaml").weights
+        mixture = Mixture.read(place.of("mixture") / "mixture.yaml")
         model = sized(recipe.train, place)
-        return train(model, Blend.of(weights, train_shards(place)), work, validation_shards(place))
+        capped = model.model_copy(update={"epoch_cap": model.epoch_cap or mixture.epoch_cap})
+        return train(capped, Blend.of(mixture.weights, train_shards(place)), work, validation_shards(place))
 
     return Step("train", action, "the full model, stage by stage", plain(train=recipe.train),
-                ["mixture", "tokens", "plain_tokens", "tokenizer"], TRAINER)  # fmt: skip
+                ["mixture", "tokens", "plain_tokens", "tokenizer"], ("pipelines", "mixtures", "trainer"))  # fmt: skip
 
 
 def _export(recipe: RunRecipe) -> Step:

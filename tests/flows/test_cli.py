@@ -1,122 +1,31 @@
-"""Every verb on files: what it writes is what was promised, and bad input is counted or gets one line and a code."""
+"""Every verb on files writes what was promised; the number of workers changes nothing; pipes get data and no noise."""
 
-import gzip
 import json
-import os
 import random
-import shutil
+import subprocess
 import sys
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
-import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from flows.cli import main
 from pipelines.document import conform, table_of
 from pipelines.manifest import MANIFEST
 from tests.conftest import SENTENCES
-from tests.flows.conftest import TINY, Loam, only
-
-Command = Callable[..., tuple[int, str, str]]
-
-
-@pytest.fixture
-def call(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> Command:
-    """Run `loam` in this process, in an empty folder: exit code, stdout, stderr."""
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.delenv("LOAM_DEBUG", raising=False)
-
-    def run(*arguments: object) -> tuple[int, str, str]:
-        monkeypatch.setattr(sys, "argv", ["loam", *map(str, arguments)])
-        capfd.readouterr()
-        with pytest.raises(SystemExit) as end:
-            main()
-        out, err = capfd.readouterr()
-        code = end.value.code
-        assert isinstance(code, int)
-        assert "Traceback" not in out + err
-        return code, out, err
-
-    return run
-
-
-@pytest.fixture
-def works(call: Command) -> Callable[..., dict[str, Any]]:
-    """Run a verb with --json: it succeeds, stdout is one JSON document, stderr is empty."""
-
-    def run(*arguments: object) -> dict[str, Any]:
-        code, out, err = call(*arguments, "--json")
-        assert (code, err) == (0, "")
-        return json.loads(out)
-
-    return run
-
-
-@pytest.fixture
-def fails(call: Command) -> Callable[..., None]:
-    """Run a verb that cannot work: one line on stderr that holds some words, nothing on stdout."""
-
-    def run(expected_code: int, words: str, *arguments: object) -> None:
-        code, out, err = call(*arguments)
-        assert (code, out) == (expected_code, ""), err
-        assert err.startswith("loam: ")
-        assert err.count("\n") == 1
-        assert words in err
-
-    return run
-
-
-Works, Fails = Callable[..., dict[str, Any]], Callable[..., None]
-
-
-def rows(folder: Path) -> list[dict[str, Any]]:
-    return [row for path in sorted(folder.rglob("*.parquet")) for row in pq.ParquetFile(path).read().to_pylist()]
-
-
-def columns(path: Path) -> list[str]:
-    return pq.read_schema(path).names
-
-
-def write_jsonl(path: Path, *records: dict[str, Any]) -> Path:
-    path.write_text("".join(json.dumps(record) + "\n" for record in records))
-    return path
-
-
-def html(body: str) -> bytes:
-    return f"<html><head><title>Soil</title></head><body>{body}</body></html>".encode()
-
-
-def article() -> str:
-    return "<article>" + "".join(f"<p>{sentence} {sentence}</p>" for sentence in SENTENCES) + "</article>"
-
-
-def warc(path: Path, *pages: bytes) -> Path:
-    """A WARC file of responses, compressed record by record."""
-    from io import BytesIO
-
-    from fastwarc.warc import WarcRecord, WarcRecordType
-
-    with path.open("wb") as file:
-        for number, page in enumerate(pages):
-            record = WarcRecord()
-            record.init_headers(0, WarcRecordType.response, record_urn=f"{number:032x}".encode())
-            record.headers["WARC-Target-URI"] = f"http://soil.example/{number}"
-            record.headers["WARC-Date"] = "2024-01-01T00:00:00Z"
-            record.set_bytes_content(b"HTTP/1.1 200 OK\r\nContent-Type: text/html\r\n\r\n" + page)
-            plain = BytesIO()
-            record.write(plain)
-            file.write(gzip.compress(plain.getvalue(), mtime=0))
-    return path
-
-
-def tokenizer_of(model: Path) -> Path:
-    return model / "tokenizer.json"
-
-
-# What the verbs write
+from tests.flows.conftest import (
+    TINY,
+    Command,
+    Loam,
+    Works,
+    article,
+    columns,
+    html,
+    only,
+    rows,
+    tokenizer_of,
+    warc,
+    write_jsonl,
+)
 
 
 def test_extract(works: Works, tmp_path: Path) -> None:
@@ -171,11 +80,8 @@ def test_dedup_by_every_method_and_against_an_index(works: Works, tmp_path: Path
 def test_pii(works: Works, tmp_path: Path) -> None:
     text = "Write to anna.berg@soil-institute.org about the harvest."
     works("pii", write_jsonl(tmp_path / "a.jsonl", {"id": "a", "text": text}), "-o", "x")
-    assert columns(tmp_path / "x" / "spans.parquet") == ["id", "start", "end", "type"]
-    (span,) = (
-        rows(tmp_path / "x" / "spans.parquet".removesuffix(".parquet"))
-        or pq.read_table(tmp_path / "x" / "spans.parquet").to_pylist()
-    )
+    assert columns(tmp_path / "x" / "spans.parquet")[:4] == ["id", "start", "end", "type"]
+    (span,) = pq.read_table(tmp_path / "x" / "spans.parquet").to_pylist()
     assert text[span["start"] : span["end"]] == "anna.berg@soil-institute.org"
     (document,) = rows(tmp_path / "x" / "kept")
     assert "anna.berg" not in document["text"]
@@ -269,7 +175,7 @@ def test_import_export_and_eval(works: Works, tmp_path: Path, tiny_model: Path, 
     works("export", "native", "--to", "hf", "--tokenizer", tiny_model, "-o", "hf")
     assert len(AutoTokenizer.from_pretrained(tmp_path / "hf")) == 300
     before, after = (AutoModelForCausalLM.from_pretrained(p).state_dict() for p in (tiny_model, tmp_path / "hf"))
-    assert all(before[name].equal(after[name]) for name in before)
+    assert all(before[name][:300].equal(after[name]) for name in before)  # the embedding's unused rows are cut
     items = write_jsonl(
         tmp_path / "quiz.jsonl", {"query": "The river carries", "choices": [" sand", " clay"], "gold": 0}
     )
@@ -330,189 +236,6 @@ def test_running_again_does_nothing_and_says_so(call: Command, tiny_documents: P
     assert (code, out.splitlines()[0], err) == (0, "pii: x (nothing to do: already there)", "")
 
 
-# Bad input: counted
-
-
-def rejected(done: dict[str, Any]) -> dict[str, int]:
-    return done["counts"]["rejected"]
-
-
-def test_damaged_warcs_are_counted(works: Works, tmp_path: Path) -> None:
-    whole = warc(tmp_path / "whole.warc.gz", html(article()), html(article())).read_bytes()
-    (tmp_path / "cut.warc.gz").write_bytes(whole[:-40])
-    done = works("extract", "cut.warc.gz", "-o", "cut")
-    assert (done["counts"]["kept"], rejected(done)) == (1, {"truncated": 1})
-    middle = len(whole) * 3 // 4
-    (tmp_path / "broken.warc.gz").write_bytes(whole[:middle] + b"\0" * 40 + whole[middle + 40 :])
-    done = works("extract", "broken.warc.gz", "-o", "broken")
-    assert done["counts"]["kept"] <= 1
-    assert sum(rejected(done).values()) >= 1
-    (tmp_path / "empty.warc.gz").write_bytes(b"")
-    assert rejected(works("extract", "empty.warc.gz", "-o", "empty")) == {"empty_file": 1}
-
-
-@pytest.mark.parametrize(
-    ("page", "reason"),
-    [
-        pytest.param(b"<div>" * 100_000 + b"deep" + b"</div>" * 100_000, "too_deep", id="deep"),
-        pytest.param(b"", "empty_file", id="empty"),
-    ],
-)
-def test_bad_pages_are_counted(works: Works, tmp_path: Path, page: bytes, reason: str) -> None:
-    (tmp_path / "page.html").write_bytes(page)
-    assert rejected(works("extract", "page.html", "-o", "x")) == {reason: 1}
-
-
-def test_pages_with_wrong_bytes_still_become_text(works: Works, tmp_path: Path) -> None:
-    page = html(article())
-    (tmp_path / "latin.html").write_bytes(page.replace(b"river", b"rivi\xe8re \x00"))
-    done = works("extract", "latin.html", "-o", "x")
-    assert done["counts"]["docs_in"] == 1
-    assert all("\0" not in row["text"] for row in rows(tmp_path / "x" / "documents"))
-
-
-BAD_LINES = {
-    "bad_json": b'{"id": "a", "text": ',
-    "invalid_utf8": b'{"id": "a", "text": "caf\xe9"}',
-    "nul_bytes": b'{"id": "a", "text": "a\\u0000b"}',
-    "bad_unicode": b'{"id": "a", "text": "\\ud800"}',
-    "not_an_object": b"[1, 2]",
-    "no_text": b'{"id": "a"}',
-    "too_large": b'{"id": "a", "text": "' + b"x" * 50_000_000 + b'"}',
-}
-
-
-@pytest.mark.parametrize("reason", BAD_LINES)
-def test_bad_lines_are_counted(works: Works, tmp_path: Path, reason: str) -> None:
-    good = json.dumps({"id": "good", "text": SENTENCES[0]}).encode()
-    (tmp_path / "a.jsonl").write_bytes(BAD_LINES[reason] + b"\n" + good + b"\n")
-    done = works("pii", "a.jsonl", "-o", "x")
-    assert (done["counts"]["kept"], rejected(done)) == (1, {reason: 1})
-    (reject,) = rows(tmp_path / "x" / "rejects")
-    assert reject["reason"] == reason
-
-
-def test_broken_gzip_and_empty_files_are_counted(works: Works, tmp_path: Path) -> None:
-    lines = b"".join(
-        json.dumps({"id": f"{n}", "text": f"{n} {os.urandom(40).hex()}"}).encode() + b"\n" for n in range(99)
-    )
-    (tmp_path / "a.jsonl.gz").write_bytes(gzip.compress(lines)[:-200])
-    done = works("pii", "a.jsonl.gz", "-o", "x")
-    assert done["counts"]["kept"] > 50
-    assert rejected(done) == {"truncated": 1}
-    (tmp_path / "b.jsonl").write_bytes(b"")
-    assert rejected(works("pii", "b.jsonl", "-o", "y")) == {"empty_file": 1}
-
-
-def test_one_long_line_passes_every_verb_on_text(works: Works, tmp_path: Path, tiny_model: Path) -> None:
-    long = tmp_path / "long.parquet"
-    pq.write_table(pa.table({"id": ["a"], "text": ["x" * 50_000_000]}), long)
-    verbs = ("language",), ("filter", "--rules", "web_en"), ("dedup",), ("pii",)
-    for verb, *options in verbs:
-        assert sum(works(verb, long, *options, "-o", f"out-{verb}")["counts"][k] for k in ("docs_in",)) == 1
-    done = works("perplexity", long, "--model", tiny_model, "--max-length", 16, "-o", "p")
-    assert done["counts"]["kept"] == 1
-
-
-# Bad input: one line and a code
-
-
-def test_wrong_paths(fails: Fails) -> None:
-    for verb in (("extract",), ("language",), ("filter", "--rules", "c4"), ("dedup",), ("pii",), ("buckets",)):
-        fails(3, "no file matches", *verb, "nowhere/*.parquet", "-o", "x")
-    fails(3, "nowhere", "verify", "nowhere/shard")
-    fails(3, "nowhere", "trace", "nowhere/shard:3")
-    fails(3, "no run", "show", "nowhere")
-    fails(3, "no such file", "mix", "design", "--domains", "nowhere.yaml", "-n", 4, "-o", "x")
-
-
-def test_wrong_names_and_settings(fails: Fails, tiny_documents: Path, tiny_model: Path) -> None:
-    fails(2, "did you mean quickstart", "check", "quikstart")
-    fails(2, "did you mean 'proxies'?", "run", TINY, "--no-prefect", "--set", "ablate.proxie=3")
-    fails(2, "expected key.key=value", "run", TINY, "--set", "proxies")
-    fails(2, "no step 'tokn'", "run", TINY, "--no-prefect", "--until", "tokn")
-    fails(2, "no rule set 'gofer'", "filter", tiny_documents, "--rules", "gofer", "-o", "x")
-    fails(2, "method", "dedup", tiny_documents, "--method", "magic", "-o", "x")
-    fails(2, "scorer", "perplexity", tiny_documents, "--model", tiny_model, "--scorer", "magic", "-o", "x")
-    fails(2, "engine", "synth", tiny_documents, "--engine", "magic", "--model", tiny_model, "-o", "x")
-    fails(2, "--rules", "filter", tiny_documents, "-o", "x")
-    fails(2, "--wurkers", "pii", tiny_documents, "-o", "x", "--wurkers", 3)
-    fails(2, "SHARD:ROW", "trace", "shard")
-
-
-def test_an_unknown_key_is_named_with_its_line(fails: Fails, tmp_path: Path) -> None:
-    (tmp_path / "mine.yaml").write_text("extends: quickstart\nname: mine\nablate:\n  proxys: 3\n")
-    fails(2, "mine.yaml:4: ablate.proxys: unknown key; did you mean 'proxies'?", "run", "mine.yaml")
-    (tmp_path / "twice.yaml").write_text("extends: quickstart\nname: a\nname: b\n")
-    fails(2, "twice.yaml:3", "check", "twice.yaml")
-    (tmp_path / "bytes.yaml").write_bytes(b"name: \xff\xfe\n")
-    fails(2, "bytes.yaml", "check", "bytes.yaml")
-
-
-def test_missing_and_broken_models(fails: Fails, tmp_path: Path, tiny_documents: Path, tiny_model: Path) -> None:
-    empty = tmp_path / "empty"
-    empty.mkdir()
-    broken = tmp_path / "broken"
-    shutil.copytree(tiny_model, broken)
-    (broken / "model.safetensors").write_bytes(b"\xff" * 100)
-    for model in ("nowhere", empty, broken):
-        fails(3, str(model), "perplexity", tiny_documents, "--model", model, "-o", "x")
-    fails(3, "nowhere", "synth", tiny_documents, "--engine", "transformers", "--model", "nowhere", "-o", "x")
-    fails(3, "nowhere", "import", "nowhere", "-o", "x")
-    fails(3, "empty", "import", empty, "-o", "x")
-    fails(3, "broken", "import", broken, "-o", "x")
-    fails(3, "empty", "export", empty, "-o", "x")
-    fails(3, "empty", "eval", empty, "--documents", tiny_documents, "-o", "x")
-    fails(3, "nowhere", "tokenize", tiny_documents, "--tokenizer", "nowhere", "-o", "x")
-    (tmp_path / "tokenizer.json").write_text("{}")
-    fails(3, "tokenizer.json", "tokenize", tiny_documents, "--tokenizer", "tokenizer.json", "-o", "x")
-    (tmp_path / "model.bin").write_bytes(b"no fastText")
-    fails(3, "model.bin", "quality", "score", tiny_documents, "--model", "model.bin", "-o", "x")
-
-
-@pytest.mark.parametrize(
-    "verb", ["language", "filter --rules=c4", "dedup", "pii", "buckets", "decontaminate --against=quiz.jsonl"]
-)
-def test_corrupt_parquet_and_missing_columns(verb: str, fails: Fails, tmp_path: Path) -> None:
-    write_jsonl(tmp_path / "quiz.jsonl", {"query": " ".join(SENTENCES), "choices": [" a", " b"], "gold": 0})
-    (tmp_path / "bad.parquet").write_bytes(b"PAR1" + b"\0" * 50 + b"PAR1")
-    fails(3, "bad.parquet", *verb.split(), "bad.parquet", "-o", "x")
-    pq.write_table(pa.table({"name": ["a"]}), tmp_path / "thin.parquet")
-    fails(3, "name", *verb.split(), "thin.parquet", "-o", "y")
-
-
-def test_garbage_where_a_shard_should_be(fails: Fails, call: Command, tmp_path: Path) -> None:
-    (tmp_path / "g.idx").write_bytes(b"\xff" * 99)
-    (tmp_path / "g.bin").write_bytes(b"\xff" * 99)
-    code, out, err = call("verify", "g")
-    assert (code, err.count("\n")) == (3, 1)
-    assert "g" in out
-    fails(3, "g.origin.parquet", "trace", "g:0")
-
-
-def test_a_row_out_of_range(fails: Fails, works: Works, tiny_documents: Path, tiny_model: Path) -> None:
-    works("tokenize", tiny_documents, "--tokenizer", tokenizer_of(tiny_model), "-o", "t")
-    fails(3, "there is no row 99", "trace", "t/documents:99")
-
-
-def test_an_out_that_cannot_be_written(fails: Fails, tmp_path: Path, tiny_documents: Path) -> None:
-    (tmp_path / "mine").mkdir()
-    (tmp_path / "mine" / "thesis.tex").write_text("mine")
-    fails(3, "was not written by loam", "pii", tiny_documents, "-o", "mine")
-    fails(3, "cannot be written", "pii", tiny_documents, "-o", "/proc/nowhere/x")  # read-only for root, too
-    (tmp_path / "file").write_text("")
-    fails(3, "cannot be written", "pii", tiny_documents, "-o", "file/below")
-
-
-def test_mix_says_what_is_wrong_with_a_table(fails: Fails, tmp_path: Path) -> None:
-    (tmp_path / "ratios.csv").write_text("id,sand,clay\na,0.5,0.6\n")
-    (tmp_path / "metrics.csv").write_text("id,loss\na,3\n")
-    fails(3, "ratios.csv", "mix", "fit", "--ratios", "ratios.csv", "--metrics", "metrics.csv", "-o", "x")
-    fails(3, "ratios.csv", "mix", "predict", "--fit", tmp_path, "--ratios", "ratios.csv", "-o", "x")
-    (tmp_path / "domains.yaml").write_text("- {name: sand}\n")
-    fails(2, "domains.yaml", "mix", "design", "--domains", "domains.yaml", "-n", 4, "-o", "x")
-
-
 # As a process
 
 
@@ -523,8 +246,6 @@ def test_a_pipe_gets_data_and_no_noise(loam: Loam, tiny_documents: Path) -> None
 
 
 def test_help_is_quick_because_nothing_heavy_is_imported(loam: Loam) -> None:
-    import subprocess
-
     code = (
         "import sys, flows.cli; print(*[m for m in ('torch', 'transformers', 'numba', 'prefect') if m in sys.modules])"
     )

@@ -1,4 +1,4 @@
-"""The whole way, raw text to a published model: killed and resumed, with any number of workers, with and without Prefect."""
+"""The whole way, raw text to a published model: killed and resumed, with any number of workers, with Prefect or not."""
 
 import contextlib
 import hashlib

@@ -211,3 +211,16 @@ def test_real_text_comes_back(shared: Path, tmp_path: Path) -> None:
     gpt2 = shared / "tokenizers" / "gpt2" / "vocab.json"
     encode([write(tmp_path / "in.parquet", texts)], tmp_path, gpt2, WHOLE)
     assert read_back(tmp_path / "documents", load_tokenizer(gpt2)) == texts
+
+
+def test_documents_held_out_before_stay_out_whatever_the_domains(folder: Path, tmp_path: Path):
+    texts = {f"d{i}": f"document number {i} " * 5 for i in range(12)}
+    source = write(tmp_path / "in.parquet", texts)
+    encode([source], tmp_path / "plain", folder, EncodeSettings(validation_share=0.3, validation_minimum=4))
+    held = sorted((tmp_path / "plain" / "validation").rglob("*.origin.parquet"))
+    outcome = encode([source], tmp_path / "again", folder, EncodeSettings(), held_out=held, name="other")
+    kept = pq.read_table(tmp_path / "again" / "train" / "other.origin.parquet")["id"].to_pylist()
+    out = [name for file in held for name in pq.read_table(file)["id"].to_pylist()]
+    assert sorted([*kept, *out]) == sorted(texts)
+    assert outcome.counts.dropped == {"held_out": len(out)}
+    assert not (tmp_path / "again" / "validation").exists()

@@ -71,7 +71,27 @@ def test_a_changed_output_is_found_by_hash_and_a_lost_one_at_once(tmp_path):
         check_outputs(done.folder, done.manifest)
     (tmp_path / "out" / "a" / "x.txt").unlink()
     with pytest.raises(DataError, match="is missing, though the manifest"):
-        perform("s", tmp_path / "out", never, {}, {}, "c")
+        check_outputs(done.folder, done.manifest, hashes=False)
+    assert perform("s", tmp_path / "out", writer("1"), {}, {}, "c").how == "done"
+
+
+def test_another_steps_output_is_not_replaced(tmp_path):
+    perform("filter", tmp_path / "out", writer("1"), {}, {}, "c")
+    with pytest.raises(DataError, match="holds the output of 'filter', this is 'tokenize'"):
+        perform("tokenize", tmp_path / "out", never, {}, {}, "c")
+
+
+def test_a_damaged_neighbour_is_passed_over(tmp_path):
+    perform("s", tmp_path / "one", writer("1"), {}, {}, "c")
+    (tmp_path / "one" / "a" / "x.txt").unlink()
+    assert perform("s", tmp_path / "two", writer("1"), {}, {}, "c", [tmp_path / "one"]).how == "done"
+
+
+def test_leftovers_of_other_ids_are_removed(tmp_path):
+    (tmp_path / ".out.0123456789ab.old" / "a").mkdir(parents=True)
+    (tmp_path / ".out.0123456789ab.work" / "a").mkdir(parents=True)
+    perform("s", tmp_path / "out", writer("1"), {}, {}, "c")
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["out"]
 
 
 def test_counts_must_add_up():

@@ -161,7 +161,7 @@ def test_documents_are_drawn_by_hash_not_by_place(tmp_path: Path, server: Server
 def test_documents_that_do_not_fit_are_counted_not_drawn(tmp_path: Path, server: Server):
     texts = {"short": "x", "long": CAVES * 40, "marks": CAVES + "<|im_start|>system", "fits": CAVES}
     outcome = run([write_documents(tmp_path / "d.parquet", texts)], tmp_path / "w", server)
-    seen = {"documents": 4, "too_short": 1, "too_long": 1, "control_tokens": 1, "repeated_id": 0}
+    seen = {"documents": 4, "too_short": 1, "too_long": 1, "control_tokens": 1, "repeated_id": 0, "held_out": 0}
     assert (outcome.counts.docs_in, outcome.metrics["seen"]) == (1, seen)
 
 

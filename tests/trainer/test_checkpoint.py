@@ -25,7 +25,7 @@ def flip_a_byte(path: Path) -> None:
 
 def test_two_are_kept_newest_first(tmp_path: Path):
     write(tmp_path, 9, 10, 100)
-    found = read_checkpoints(tmp_path)
+    found = list(read_checkpoints(tmp_path))
     assert [(c.step, c.note["mark"], c.tensors["x"][0].item()) for c in found] == [(100, 100, 100.0), (10, 10, 10.0)]
 
 
@@ -47,7 +47,7 @@ def test_a_damaged_one_falls_back(tmp_path: Path, damage: str):
 def test_a_half_written_folder_is_not_seen(tmp_path: Path):
     write(tmp_path, 1)
     (tmp_path / "step-000000001").rename(tmp_path / ".step-000000002.tmp")
-    assert read_checkpoints(tmp_path) == []
+    assert list(read_checkpoints(tmp_path)) == []
 
 
 def test_a_model_comes_back_as_it_was(tmp_path: Path):
