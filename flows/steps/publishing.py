@@ -38,7 +38,8 @@ def _publish_dataset(recipe: RunRecipe) -> Step:
         held_out = held_out_ids(place)
         return publish_dataset(documents, work, lineage, recipe.publish, held_out)
 
-    return Step("publish_dataset", action, "Parquet splits and a dataset card", plain(publish=recipe.publish, run=recipe.name),
+    return Step("publish_dataset", action, "Parquet splits and a dataset card",
+                plain(publish=recipe.publish, run=recipe.name),
                 [*FUNNEL, "bucketed", "synth", "synth_clean", "plain_tokens"],
                 ("pipelines", "flows"))  # fmt: skip
 
@@ -63,8 +64,8 @@ def _report(recipe: RunRecipe) -> Step:
 
     parents = (
         "collect", *FUNNEL, "quality_model", "items", "tokenizer", "plain_tokens", "language_model", "perplexity",
-        "buckets", "bucketed", "synth", "synth_clean", "tokens", "swarm", "proxies", "law", "confirm", "mixture", "train",
-        "export",        "evaluate", "publish_dataset", "publish_model",
+        "buckets", "bucketed", "synth", "synth_clean", "tokens", "swarm", "proxies", "law", "confirm", "mixture",
+        "train", "export",        "evaluate", "publish_dataset", "publish_model",
     )  # fmt: skip
     return Step(
         "report",
