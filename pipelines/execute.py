@@ -13,7 +13,6 @@ from concurrent.futures import ProcessPoolExecutor
 from copy import deepcopy
 from pathlib import Path
 
-import dill
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from datatrove.executor.local import LocalPipelineExecutor
@@ -48,21 +47,15 @@ class _QuietExecutor(LocalPipelineExecutor):
                 self.pipeline = deepcopy(pipeline)
                 self._run_for_rank(rank)
             return
-        whole = dill.dumps(self)  # blocks may hold closures, which pickle does not take
         context = multiprocessing.get_context("forkserver")
         # not a Pool: that waits for ever for a worker that the kernel has killed
         with ProcessPoolExecutor(min(self.workers, len(ranks) or 1), context, initializer=end_with_parent) as pool:
-            for done in [pool.submit(_run_rank, whole, rank) for rank in ranks]:
+            for done in [pool.submit(self._run_for_rank, rank) for rank in ranks]:
                 done.result()
 
     def _run_for_rank(self, rank: int, local_rank: int = 0, node_rank: int = -1) -> PipelineStats:
         with contextlib.redirect_stderr(_NOWHERE):
             return super()._run_for_rank(rank, local_rank, node_rank)
-
-
-def _run_rank(executor: bytes, rank: int) -> None:
-    """One rank in a worker; the bytes come from this very process, over a pipe."""
-    dill.loads(executor)._run_for_rank(rank)
 
 
 def parts_of(files: Sequence[Path]) -> list[str]:

@@ -4,6 +4,7 @@ A record keeps the place of its bytes and their sha256, so that a document can b
 a `problem` instead of failing: what cannot be read is counted, never raised. No record is held beyond its bound.
 """
 
+import functools
 import hashlib
 import json
 import re
@@ -136,8 +137,7 @@ def paragraphs(stream: BinaryIO, max_bytes: int) -> Iterator[Record]:
 
 def sections(pattern: str) -> Cutter:
     """A cutter that begins a new record at every line in which `pattern` is found (`^ = [^=]` for WikiText)."""
-    starts = re.compile(pattern.encode())
-    return lambda stream, max_bytes: _gather(stream, max_bytes, starts)
+    return functools.partial(_gather, starts=re.compile(pattern.encode()))
 
 
 def _gather(stream: BinaryIO, max_bytes: int, starts: re.Pattern[bytes] | None) -> Iterator[Record]:
@@ -164,27 +164,26 @@ def json_items(path: str = "") -> Cutter:
     Args:
         path: keys that lead to the array, with dots: `data.paragraphs`; arrays on the way are walked through.
     """
-    keys = tuple(filter(None, path.split(".")))
+    return functools.partial(_json_items, tuple(filter(None, path.split("."))))
 
-    def items(stream: BinaryIO, max_bytes: int) -> Iterator[Record]:
-        data = stream.read(MAX_JSON_BYTES + 1)
-        if len(data) > MAX_JSON_BYTES:
-            yield Record(b"", 0, None, len(data), "", "too_large")
-            return
-        at = chars = row = 0
-        try:
-            text = data.decode()
-            for start, end in _spans(text, _skip(text, 0), keys) if data else ():
-                at += len(text[chars:start].encode())
-                raw = text[start:end].encode()
-                yield record_of(raw, at, row) if len(raw) <= max_bytes else _too_large(raw, at, row)
-                at, chars, row = at + len(raw), end, row + 1
-        except UnicodeDecodeError:
-            yield record_of(b"", 0, None, "invalid_utf8")
-        except (ValueError, RecursionError):
-            yield record_of(b"", at, row, "bad_json")
 
-    return items
+def _json_items(keys: tuple[str, ...], stream: BinaryIO, max_bytes: int) -> Iterator[Record]:
+    data = stream.read(MAX_JSON_BYTES + 1)
+    if len(data) > MAX_JSON_BYTES:
+        yield Record(b"", 0, None, len(data), "", "too_large")
+        return
+    at = chars = row = 0
+    try:
+        text = data.decode()
+        for start, end in _spans(text, _skip(text, 0), keys) if data else ():
+            at += len(text[chars:start].encode())
+            raw = text[start:end].encode()
+            yield record_of(raw, at, row) if len(raw) <= max_bytes else _too_large(raw, at, row)
+            at, chars, row = at + len(raw), end, row + 1
+    except UnicodeDecodeError:
+        yield record_of(b"", 0, None, "invalid_utf8")
+    except (ValueError, RecursionError):
+        yield record_of(b"", at, row, "bad_json")
 
 
 def _too_large(raw: bytes, offset: int, row: int) -> Record:
