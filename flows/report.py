@@ -77,6 +77,11 @@ def _verdict(folder: Path, manifests: Manifests) -> str:
     if "mixture" not in manifests:
         return ""
     found = manifests["mixture"].metrics
+    if found["basis"] == "prior":
+        return (
+            '<p class="verdict"><b>The prior stands.</b> No law learned enough from the swarm to propose another '
+            "mixture; the model was trained on the prior.</p>"
+        )
     low, high = found["interval"]
     return (
         f'<p class="verdict"><b>Proposal against prior: {found["verdict"]}.</b> Its target loss differs '

@@ -104,6 +104,8 @@ def _results(summary: dict[str, Any]) -> list[str]:
     lines = []
     if verdict := steps.get("mixture", {}).get("metrics"):
         low, high = verdict["interval"]
+        if verdict["basis"] == "prior":
+            lines.append("no law learned enough to propose another mixture: the proposal is the prior")
         lines.append(f"proposal against prior: {verdict['verdict']}, {verdict['difference']:+.4f} nats/token, "
                      f"95% interval [{low:+.4f}, {high:+.4f}]; trained on the {verdict['chosen']}")  # fmt: skip
     if export := steps.get("export", {}).get("metrics"):

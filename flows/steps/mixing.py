@@ -8,6 +8,7 @@ import csv
 import json
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from flows.recipe import RunRecipe
 from flows.steps.language_model import sized
@@ -100,7 +101,8 @@ def _confirm(recipe: RunRecipe) -> Step:
         from trainer.proxies import ProxyJob, train_proxies
 
         shards = train_shards(place)
-        blends = {name: Blend.of(weights, shards) for name, weights in candidates(place).items()}
+        tested = {"prior"} if proposed(place)["basis"] == "prior" else {"prior", "proposal"}
+        blends = {name: Blend.of(weights, shards) for name, weights in candidates(place).items() if name in tested}
         seeds = range(recipe.ablate.proxy.seed + 1, recipe.ablate.proxy.seed + 1 + recipe.ablate.confirm_seeds)
         jobs = [ProxyJob(f"{name}-seed{seed}", blend, seed) for name, blend in blends.items() for seed in seeds]
         model = sized(recipe.ablate.proxy, place)
@@ -109,6 +111,11 @@ def _confirm(recipe: RunRecipe) -> Step:
     settings = plain(proxy=recipe.ablate.proxy, confirm_seeds=recipe.ablate.confirm_seeds)
     return Step("confirm", action, "prior and proposal trained anew, several seeds each", settings,
                 ["law", "swarm", "tokens", "plain_tokens", "tokenizer"], BOTH)  # fmt: skip
+
+
+def proposed(place: Place) -> dict[str, Any]:
+    """What `law` proposed, and on which basis: the law, or the prior because nothing better is known."""
+    return json.loads((place.of("law") / "proposal.json").read_text())
 
 
 def candidates(place: Place) -> Mapping[str, Mapping[str, float]]:
@@ -137,6 +144,9 @@ def _mixture(recipe: RunRecipe) -> Step:
         groups = {
             name: [v for k, v in losses.items() if k.startswith(f"{name}-seed")] for name in ("prior", "proposal")
         }
+        basis = proposed(place)["basis"]
+        if basis == "prior":  # the same mixture: nothing was trained twice
+            groups["proposal"] = groups["prior"]
         verdict = compare(groups["prior"], groups["proposal"])
         proven = {"better": "proposal", "worse": "prior", "inconclusive": recipe.ablate.unproven}[verdict.verdict]
         weights = dict(candidates(place)[proven])
@@ -144,7 +154,7 @@ def _mixture(recipe: RunRecipe) -> Step:
         Mixture(name=proven, weights=weights, tokens=horizon, epoch_cap=recipe.ablate.propose.epoch_cap).write(
             work / "mixture.yaml"
         )
-        result = {**verdict.model_dump(mode="json"), "losses": groups, "chosen": proven}
+        result = {**verdict.model_dump(mode="json"), "losses": groups, "chosen": proven, "basis": basis}
         write_atomically(work / "verdict.json", (json.dumps(result, indent=1, sort_keys=True) + "\n").encode())
         return Outcome(metrics=result)
 
