@@ -55,6 +55,34 @@ def run_verb(
     return done.manifest
 
 
+def run_on_documents(
+    name: str,
+    out: Path,
+    settings: BaseModel,
+    inputs: Sequence[str],
+    action: Callable[[list[Path], Path], Outcome],
+    as_json: bool,
+    more_parents: Mapping[str, str] | None = None,
+) -> Manifest:
+    """The same for a verb on documents, which gets them as Parquet whatever was given.
+
+    Args:
+        name: as for `run_verb`, and so are the others but two.
+        out: target folder.
+        settings: resolved settings.
+        inputs: paths, folders or globs of Parquet or JSON Lines.
+        action: `(documents, work)`.
+        as_json: print JSON.
+        more_parents: digests of other inputs.
+    """
+    from pipelines.readers import as_documents
+
+    files = documents_of(inputs)
+    return run_verb(
+        name, out, settings, files, lambda work: action(as_documents(files, work), work), as_json, more_parents
+    )
+
+
 def numbers_of(manifest: Manifest) -> dict[str, Any]:
     """Counts and metrics of a manifest, for `--json`."""
     counts = manifest.counts.model_dump(mode="json") if manifest.counts else None

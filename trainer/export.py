@@ -70,7 +70,9 @@ def export_hf(
         "vocab_size": settings.vocab_size,
         "vocab_rows_cut": rows - settings.vocab_size,
         "files": files,
-        "caveats": ["vLLM's dots1 also scales the shared expert by routed_scaling"] if scaled else [],
+        "caveats": ["vLLM up to 0.23 also scales dots1's shared expert by routed_scaling; 0.32 does not"]
+        if scaled
+        else [],
     }
 
 

@@ -6,11 +6,10 @@ from typing import Annotated
 
 import typer
 
-from flows.verb import AsJson, Inputs, Out, Sets, Workers, documents_of, run_verb
+from flows.verb import AsJson, Inputs, Out, Sets, Workers, documents_of, run_on_documents, run_verb
 from pipelines.errors import DataError, RecipeError
 from pipelines.files import sha256_of
 from pipelines.recipe import settings_from
-from pipelines.store import Outcome
 
 Against = Annotated[list[str], typer.Option("--against", help="Files or index folder to compare with (repeatable).")]
 
@@ -39,15 +38,16 @@ def extract(inputs: Inputs, out: Out, workers: Workers = 1, sets: Sets = None, a
 def language(inputs: Inputs, out: Out, workers: Workers = 1, sets: Sets = None, as_json: AsJson = False) -> None:
     """Language (ISO 639-3) and confidence of each document."""
     from filters import language as module
-    from pipelines.readers import as_documents
 
     settings = settings_from(module.LanguageSettings, sets)
-    files = documents_of(inputs)
-
-    def action(work: Path) -> Outcome:
-        return module.language(as_documents(files, work), work, settings, workers)
-
-    run_verb("language", out, settings, files, action, as_json)
+    run_on_documents(
+        "language",
+        out,
+        settings,
+        inputs,
+        lambda documents, work: module.language(documents, work, settings, workers),
+        as_json,
+    )
 
 
 def filter_(
@@ -60,15 +60,16 @@ def filter_(
 ) -> None:
     """Keep or drop documents by heuristic rules, with a reason and every rule's value."""
     from filters import heuristics as module
-    from pipelines.readers import as_documents
 
     settings = settings_from(module.FilterSettings, sets, rules=rules)
-    files = documents_of(inputs)
-
-    def action(work: Path) -> Outcome:
-        return module.filter_documents(as_documents(files, work), work, settings, workers)
-
-    run_verb("filter", out, settings, files, action, as_json)
+    run_on_documents(
+        "filter",
+        out,
+        settings,
+        inputs,
+        lambda documents, work: module.filter_documents(documents, work, settings, workers),
+        as_json,
+    )
 
 
 def dedup(
@@ -82,32 +83,35 @@ def dedup(
 ) -> None:
     """Drop duplicates, and say what matched whom."""
     from pipelines import dedup as module
-    from pipelines.readers import as_documents
 
     settings = settings_from(module.DedupSettings, sets, method=method)
-    files = documents_of(inputs)
     if against is not None and not against.is_dir():
         raise DataError(f"{against} is not the index folder of an earlier dedup (its --out, or the index/ in it)")
     index = {f"index:{p.name}": sha256_of(p) for p in sorted(against.rglob("*")) if p.is_file()} if against else {}
-
-    def action(work: Path) -> Outcome:
-        return module.dedup(as_documents(files, work), work, settings, workers, against)
-
-    run_verb("dedup", out, settings, files, action, as_json, index)
+    run_on_documents(
+        "dedup",
+        out,
+        settings,
+        inputs,
+        lambda documents, work: module.dedup(documents, work, settings, workers, against),
+        as_json,
+        index,
+    )
 
 
 def pii(inputs: Inputs, out: Out, workers: Workers = 1, sets: Sets = None, as_json: AsJson = False) -> None:
     """Mask personal data; where each span was goes to spans.parquet."""
     from filters import pii as module
-    from pipelines.readers import as_documents
 
     settings = settings_from(module.PiiSettings, sets)
-    files = documents_of(inputs)
-
-    def action(work: Path) -> Outcome:
-        return module.mask_pii(as_documents(files, work), work, settings, workers)
-
-    run_verb("pii", out, settings, files, action, as_json)
+    run_on_documents(
+        "pii",
+        out,
+        settings,
+        inputs,
+        lambda documents, work: module.mask_pii(documents, work, settings, workers),
+        as_json,
+    )
 
 
 def decontaminate(
@@ -115,16 +119,14 @@ def decontaminate(
 ) -> None:
     """Drop documents that hold evaluation items; every hit with its span."""
     from pipelines import decontaminate as module
-    from pipelines.readers import as_documents
 
     settings = settings_from(module.DecontaminateSettings, sets)
-    files, items = documents_of(inputs), documents_of(against)
-
-    def action(work: Path) -> Outcome:
-        return module.decontaminate(as_documents(files, work), items, work, settings, workers)
-
+    items = documents_of(against)
     digests = {f"against:{number}:{path.name}": sha256_of(path) for number, path in enumerate(items)}
-    run_verb("decontaminate", out, settings, files, action, as_json, digests)
+    run_on_documents(
+        "decontaminate", out, settings, inputs,
+        lambda documents, work: module.decontaminate(documents, items, work, settings, workers), as_json, digests,
+    )  # fmt: skip
 
 
 def tokenize(
@@ -138,16 +140,18 @@ def tokenize(
 ) -> None:
     """Documents to a Megatron shard: NAME.bin, NAME.idx and NAME.origin.parquet."""
     from pipelines import encode as module
-    from pipelines.readers import as_documents
 
     settings = settings_from(module.EncodeSettings, ["validation_share=0", *(sets or ())])
-    files = documents_of(inputs)
-
-    def action(work: Path) -> Outcome:
-        return module.encode(as_documents(files, work), work, tokenizer, settings, workers, name=name)
-
     digests = {f"tokenizer:{path.name}": sha256_of(path) for path in documents_of([str(tokenizer)])} | {"name": name}
-    run_verb("tokenize", out, settings, files, action, as_json, digests)
+    run_on_documents(
+        "tokenize",
+        out,
+        settings,
+        inputs,
+        lambda documents, work: module.encode(documents, work, tokenizer, settings, workers, name=name),
+        as_json,
+        digests,
+    )
 
 
 def verify(
@@ -188,14 +192,16 @@ def quality_score(
 ) -> None:
     """Score documents with a quality classifier."""
     from filters import quality as module
-    from pipelines.readers import as_documents
 
     if not model.is_file():
         raise RecipeError(f"--model {model}: no such file; `loam quality train` writes model.bin")
     settings = settings_from(module.QualitySettings, sets)
-    files = documents_of(inputs)
-
-    def action(work: Path) -> Outcome:
-        return module.score_quality(as_documents(files, work), work, settings, model, workers)
-
-    run_verb("quality-score", out, settings, files, action, as_json, {"model": sha256_of(model)})
+    run_on_documents(
+        "quality-score",
+        out,
+        settings,
+        inputs,
+        lambda documents, work: module.score_quality(documents, work, settings, model, workers),
+        as_json,
+        {"model": sha256_of(model)},
+    )

@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 
 from flows.steps.step import digests_of
-from flows.verb import AsJson, Inputs, Out, Sets, Workers, documents_of, run_verb
+from flows.verb import AsJson, Inputs, Out, Sets, Workers, documents_of, run_on_documents, run_verb
 from pipelines.errors import DataError, RecipeError
 from pipelines.files import sha256_of
 from pipelines.recipe import load_recipe, settings_from
@@ -42,17 +42,19 @@ def perplexity(
 ) -> None:
     """Negative log-likelihood of each document under a causal language model."""
     from filters import perplexity as module
-    from pipelines.readers import as_documents
 
     if scorer != "transformers":
         raise RecipeError(f"--scorer {scorer!r} is not known; there is: transformers")
     settings = settings_from(module.PerplexitySettings, sets, max_tokens=max_length)
-    files = documents_of(inputs)
-
-    def action(work: Path) -> Outcome:
-        return module.score_perplexity(as_documents(files, work), work, settings, model, workers)
-
-    run_verb("perplexity", out, settings, files, action, as_json, folder_digests(model, "model"))
+    run_on_documents(
+        "perplexity",
+        out,
+        settings,
+        inputs,
+        lambda documents, work: module.score_perplexity(documents, work, settings, model, workers),
+        as_json,
+        folder_digests(model, "model"),
+    )
 
 
 def buckets(inputs: Inputs, out: Out, sets: Sets = None, as_json: AsJson = False) -> None:
@@ -75,18 +77,13 @@ def synth(
     as_json: AsJson = False,
 ) -> None:
     """Synthesize text from documents; every answer is logged, verified, and accepted or rejected with a reason."""
-    from pipelines.readers import as_documents
     from synth import generate
     from synth.recipe import SynthSettings
 
     overrides = [f"engine.name={engine}"] if engine else []
     settings = load_recipe(recipe, SynthSettings, [*overrides, *(sets or ())])
-    files = documents_of(inputs)
-
-    def action(work: Path) -> Outcome:
-        return generate.synthesize(as_documents(files, work), work, settings, model, workers)
-
-    run_verb("synth", out, settings, files, action, as_json,
+    run_on_documents("synth", out, settings, inputs,
+        lambda documents, work: generate.synthesize(documents, work, settings, model, workers), as_json,
              digests_of({"model": model, "responses": settings.engine.responses}))  # fmt: skip
 
 
