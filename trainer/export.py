@@ -29,6 +29,7 @@ TOKENIZER_FILES = (
     "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json", "vocab.json",
     "merges.txt", "chat_template.jinja",
 )  # fmt: skip
+OLD_VLLM = "vLLM up to 0.23 also scales the shared expert of dots1 by routed_scaling; 0.32 does not"
 
 
 def export_hf(
@@ -70,9 +71,7 @@ def export_hf(
         "vocab_size": settings.vocab_size,
         "vocab_rows_cut": rows - settings.vocab_size,
         "files": files,
-        "caveats": ["vLLM up to 0.23 also scales dots1's shared expert by routed_scaling; 0.32 does not"]
-        if scaled
-        else [],
+        "caveats": [OLD_VLLM] if scaled else [],
     }
 
 
