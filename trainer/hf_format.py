@@ -75,7 +75,7 @@ def _expert_config(settings: ModelSettings) -> dict[str, Any]:
 
 
 def writes_tied(settings: ModelSettings) -> bool:
-    """Whether the output projection is left out of the file; vLLM's own dots1 (up to 0.23) cannot tie: it is written."""
+    """Whether the output projection is left out of the file; vLLM's own dots1 (up to 0.23) cannot tie, so it stays."""
     return settings.tie_embeddings and not settings.experts
 
 
