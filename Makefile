@@ -77,4 +77,4 @@ format: $(VENV)/.dev ## rewrite the sources in house style
 	$(BIN)/ruff check --fix .
 
 clean: ## remove the environment and all runs
-	rm -rf $(VENV) runs
+	rm -rf $(VENV) runs published

@@ -16,6 +16,7 @@ import typer
 
 from flows.commands import documents, mixing, models, runs
 from pipelines.errors import LoamError
+from pipelines.progress import console
 
 USAGE_ERROR: Any = typer.BadParameter.__bases__[0]  # of click, or of the copy of click that newer typer brings
 
@@ -37,7 +38,8 @@ def main() -> None:
     os.environ.setdefault("HF_HUB_OFFLINE", "1")  # nothing leaves the machine unasked
     if not os.environ.get("LOAM_DEBUG"):
         warnings.simplefilter("ignore")
-    signal.signal(signal.SIGTERM, _stop)
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, _stop)
     try:
         sys.exit(app(standalone_mode=False) or 0)
     except LoamError as error:
@@ -56,8 +58,15 @@ def main() -> None:
 
 
 def _stop(number: int, frame: object) -> None:
-    """End as after Ctrl-C, so that workers and Prefect's server are ended, too."""
-    raise KeyboardInterrupt
+    """End at once, and say how to go on: a run may be killed at any moment, so that nothing needs to be unwound.
+
+    Prefect would try for a minute to tell its server, which may be gone. Workers end with this process.
+    """
+    if "flows.prefect_runner" in sys.modules:
+        sys.modules["flows.prefect_runner"].end_server()
+    console.show_cursor(True)
+    print("loam: stopped; run the same command again to resume", file=sys.stderr, flush=True)
+    os._exit(130)
 
 
 def _fail(message: str, code: int) -> None:

@@ -6,6 +6,7 @@ Prefect only watches: ids, skipping and resuming are the store's. Its server is 
 
 import functools
 import os
+import signal
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -25,12 +26,21 @@ def configure_prefect(home: Path) -> None:
         "PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS": "180",  # the first start migrates its database
         "PREFECT_SERVER_MEMO_STORE_PATH": str(home.resolve() / "memo_store.toml"),
         "PREFECT_PROFILES_PATH": str(home.resolve() / "profiles.toml"),
-        "PREFECT_LOGGING_LEVEL": "ERROR",
-        "PREFECT_SERVER_LOGGING_LEVEL": "ERROR",
+        "PREFECT_LOGGING_LEVEL": "CRITICAL",
+        "PREFECT_SERVER_LOGGING_LEVEL": "CRITICAL",
         "PREFECT_LOGGING_TO_API_WHEN_MISSING_FLOW": "ignore",
     }
     for name, value in settings.items():
         os.environ.setdefault(name, value)
+
+
+def end_server() -> None:
+    """End the server that Prefect has started for this process, if there is one."""
+    from prefect.server.api.server import SubprocessASGIServer
+
+    for server in SubprocessASGIServer._instances.values():
+        if server.server_process is not None:
+            server.server_process.terminate()
 
 
 def perform_with_prefect(steps: Sequence[Step], place: Place) -> dict[str, Performed]:
@@ -43,6 +53,7 @@ def perform_with_prefect(steps: Sequence[Step], place: Place) -> dict[str, Perfo
     performed: dict[str, Performed] = {}
 
     def run_steps() -> None:
+        signal.signal(signal.SIGTERM, signal.getsignal(signal.SIGINT))  # Prefect has put its own in place
         progress: Any = create_progress_artifact(progress=0.0, key="steps", description=place.folder.name)
         for number, step in enumerate(steps, 1):
             announce(number, len(steps), step)

@@ -21,6 +21,7 @@ from mixtures.propose import ProposeSettings
 from pipelines.decontaminate import DecontaminateSettings
 from pipelines.dedup import DedupSettings
 from pipelines.encode import EncodeSettings
+from pipelines.errors import RecipeError
 from pipelines.extract import ExtractSettings
 from pipelines.recipe import Section
 from pipelines.sources import SourceSettings
@@ -108,7 +109,18 @@ class RunRecipe(Section):
             if unknown := sorted(names - domains):
                 have = ", ".join(sorted(domains))
                 raise ValueError(f"{where} names {unknown[0]!r}, which no source has; domains: {have}")
+        self._check_rules(domains | set(self.sources))
         for where, given in (("filters", self.filters), ("language", self.language)):
             if missing := sorted(domains - set(given)) if "*" not in given else []:
                 raise ValueError(f"{where} has no entry for {missing[0]!r} and none for the rest ('*')")
         return self
+
+    def _check_rules(self, names: set[str]) -> None:
+        """Refuse rule sets, thresholds and names of quality examples that do not exist."""
+        for domain, settings in self.filters.items():
+            try:
+                settings.resolved()
+            except RecipeError as error:
+                raise ValueError(f"filters.{domain}: {error}") from None
+        if unknown := sorted({*self.quality.positive, *self.quality.negative} - names):
+            raise ValueError(f"quality names {unknown[0]!r}, which is no domain or source: {', '.join(sorted(names))}")
