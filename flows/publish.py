@@ -32,6 +32,7 @@ from pipelines.recipe import Section
 from pipelines.store import Outcome
 
 RECEIPT = "MANIFEST.json"
+REPRODUCE = "loam run recipe.yaml"  # the resolved recipe lies beside the card
 CONFIG_NAME = re.compile(r"\w[\w.+-]*")
 SCHEME = "dir://"
 ROW_GROUP_BYTES = 64 << 20  # the Hub's viewer refuses row groups above 286 MiB
@@ -101,8 +102,7 @@ def publish_dataset(
     ]  # fmt: skip
     if not parts:
         raise DataError(f"no document to publish in {len(documents)} domains; the run kept none")
-    reproduce = f"loam run {lineage.get('recipe', 'RECIPE')}"
-    card = dataset_card(parts, lineage, settings.name, settings.licence_fields(), reproduce)
+    card = dataset_card(parts, lineage, settings.name, settings.licence_fields(), REPRODUCE)
     write_atomically(work / "README.md", card.encode())
     _write_receipt(work, settings.name, "dataset", {**lineage.get("funnel", {}), **lineage.get("synth", {})})
     counts: dict[str, dict[str, int]] = {}
@@ -135,8 +135,7 @@ def publish_model(
             _copy(path, work / path.relative_to(model_dir))
     shape = _shape(model_dir, weights)
     name = settings.model_name or f"{settings.name}-model"
-    reproduce = f"loam run {facts.get('recipe', 'RECIPE')}"
-    card = model_card(facts, shape, name, settings.licence_fields(), dataset, reproduce)
+    card = model_card(facts, shape, name, settings.licence_fields(), dataset, REPRODUCE)
     write_atomically(work / "README.md", card.encode())
     _write_receipt(work, name, "model", {k: v for k, v in facts.items() if isinstance(v, Mapping)})
     return Outcome(metrics=shape)

@@ -199,7 +199,21 @@ def ingest(
             numbers[domain] += 1
     blocks = [ReadEach(tasks), Batches(), Normalize(), WriteDocuments(str(work), parts, kept="documents")]
     run_blocks(blocks, len(tasks), work, workers, "ingest")
-    return Outcome(count_documents(work, kept="documents"), {"sources": _rows_by_source(work, owners, parts)})
+    counts, rows = count_documents(work, kept="documents"), _rows_by_source(work, owners, parts)
+    for name, of in rows.items():
+        if not of["documents"] and of["rejects"]:
+            raise DataError(
+                f"source {name!r}: none of its {of['rejects']} records became a document; {_why(name, sources)}"
+            )
+    return Outcome(counts, {"sources": rows})
+
+
+def _why(name: str, sources: Mapping[str, SourceSettings]) -> str:
+    """What to look at when a source gives nothing."""
+    settings = sources[name]
+    if isinstance(settings, FileSource) and settings.kind in ("jsonl", "json", "parquet"):
+        return f"do its records have the fields of text: {settings.text!r}?"
+    return f"are its files of kind {settings.kind}?"
 
 
 def _rows_by_source(work: Path, owners: Sequence[str], parts: Sequence[str]) -> dict[str, dict[str, int]]:

@@ -1,5 +1,6 @@
 """Last steps: the published dataset and model as folders, and the report. Delivering them is `deliver_run`."""
 
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +28,7 @@ def _manifests(place: Place, steps: tuple[str, ...]) -> dict[str, Any]:
 def _publish_dataset(recipe: RunRecipe) -> Step:
     def action(place: Place, work: Path) -> Outcome:
         from flows.publish import publish_dataset
+        from flows.runner import RECIPE
 
         lineage = {
             "recipe": recipe.name,
@@ -36,10 +38,11 @@ def _publish_dataset(recipe: RunRecipe) -> Step:
         }
         documents = place.by_domain("bucketed") | {recipe.synth.domain: place.documents("synth_clean")}
         held_out = held_out_ids(place)
+        shutil.copyfile(place.folder / RECIPE, work / RECIPE)
         return publish_dataset(documents, work, lineage, recipe.publish, held_out)
 
     return Step("publish_dataset", action, "Parquet splits and a dataset card",
-                plain(publish=recipe.publish, run=recipe.name),
+                plain(run=recipe),
                 [*FUNNEL, "bucketed", "synth", "synth_clean", "plain_tokens"],
                 ("pipelines", "flows"))  # fmt: skip
 
@@ -47,11 +50,13 @@ def _publish_dataset(recipe: RunRecipe) -> Step:
 def _publish_model(recipe: RunRecipe) -> Step:
     def action(place: Place, work: Path) -> Outcome:
         from flows.publish import publish_model
+        from flows.runner import RECIPE
 
         facts = {"recipe": recipe.name, **_manifests(place, ("mixture", "train", "export", "evaluate"))}
+        shutil.copyfile(place.folder / RECIPE, work / RECIPE)
         return publish_model(place.of("export") / "hf", work, facts, recipe.publish)
 
-    return Step("publish_model", action, "the model with its card", plain(publish=recipe.publish, run=recipe.name),
+    return Step("publish_model", action, "the model with its card", plain(run=recipe),
                 ["mixture", "train", "export", "evaluate"], ("pipelines", "flows"))  # fmt: skip
 
 
