@@ -146,6 +146,7 @@ def test_what_a_run_prints_last_is_what_readme_shows(tmp_path: Path, monkeypatch
     (tmp_path / "notes.jsonl").write_text('{"id": "a", "text": "Sand and clay."}\n')
     notes = "{notes: {kind: jsonl, paths: [notes.jsonl], domain: reference}}"
     sets = [f"sources={notes}", "filters={'*': none}", "language={'*': {}}", "ablate.targets=[]"]
+    sets.append("quality={positive: [reference]}")
     words = [word for value in sets for word in ("--set", value)]
     result = CliRunner().invoke(app, ["run", "quickstart", "--no-prefect", "--until", "ingest", *words])
     assert result.exit_code == 0, result.output
