@@ -1,7 +1,7 @@
 """The store: perform a step once, whatever gets killed.
 
 A step's id is a hash of its settings, its parents and the code. Its action fills a working folder beside the target;
-when it returns, leftovers are removed, every file is hashed, the manifest is written and the folder is renamed. The
+when it returns, every file is hashed, the manifest is written, leftovers are removed and the folder is renamed. The
 same id again is skipped. After a kill the same working folder is handed to the action again, which may resume from it.
 """
 
@@ -120,14 +120,16 @@ def perform(
             if (found := _linked(other, out, identity)) is not None:
                 return Performed(out, found, "reused")
         work = _beside(out, identity, "work")
-        (work / SCRATCH).mkdir(parents=True, exist_ok=True)
-        outcome = _attempt(step, action, work)
+        if (manifest := _finished(work, identity)) is None:
+            (work / SCRATCH).mkdir(parents=True, exist_ok=True)
+            outcome = _attempt(step, action, work)
+            manifest = Manifest(
+                step=step, id=identity, code=code or code_version(), settings=dict(settings), parents=dict(parents),
+                counts=outcome.counts, metrics=dict(outcome.metrics), outputs=list_outputs(work, SCRATCH),
+            )  # fmt: skip
+            write_manifest(work, manifest)
+        # From here on nothing is resumed: scratch may go piece by piece only now that the manifest stands.
         shutil.rmtree(work / SCRATCH, ignore_errors=True)
-        manifest = Manifest(
-            step=step, id=identity, code=code or code_version(), settings=dict(settings), parents=dict(parents),
-            counts=outcome.counts, metrics=dict(outcome.metrics), outputs=list_outputs(work),
-        )  # fmt: skip
-        write_manifest(work, manifest)
         _publish(work, out)
     return Performed(out, manifest, "done")
 

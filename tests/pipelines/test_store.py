@@ -141,6 +141,18 @@ def test_sigkill_at_several_moments_changes_no_byte(tmp_path):
     assert len(json.loads(left)["outputs"]) == 40
 
 
+def test_a_kill_while_scratch_is_removed_repeats_nothing(tmp_path, monkeypatch):
+    def die(path, **_):
+        (path / "left.txt").unlink()
+        raise KeyboardInterrupt  # as good as a kill: nothing after it runs
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr("pipelines.store.shutil.rmtree", die)
+        perform("s", tmp_path / "out", writer("1"), {}, {}, "c")
+    assert perform("s", tmp_path / "out", never, {}, {}, "c").how == "done"
+    assert sorted(p.name for p in tmp_path.rglob("*") if p.is_file()) == ["manifest.json", "x.txt"]
+
+
 def test_two_processes_do_not_share_a_working_folder(tmp_path):
     process = subprocess.Popen([sys.executable, "-c", SLOW_STEP, str(tmp_path / "out")])
     while not list(tmp_path.glob(".out.*.work/0.txt")):
