@@ -146,9 +146,10 @@ def test_a_kill_while_scratch_is_removed_repeats_nothing(tmp_path, monkeypatch):
         (path / "left.txt").unlink()
         raise KeyboardInterrupt  # as good as a kill: nothing after it runs
 
-    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+    with monkeypatch.context() as patch:
         patch.setattr("pipelines.store.shutil.rmtree", die)
-        perform("s", tmp_path / "out", writer("1"), {}, {}, "c")
+        with pytest.raises(KeyboardInterrupt):
+            perform("s", tmp_path / "out", writer("1"), {}, {}, "c")
     assert perform("s", tmp_path / "out", never, {}, {}, "c").how == "done"
     assert sorted(p.name for p in tmp_path.rglob("*") if p.is_file()) == ["manifest.json", "x.txt"]
 
