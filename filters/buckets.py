@@ -6,6 +6,7 @@ would rank nearly alike. Fitting and applying are separate, and cut-offs refuse 
 """
 
 import json
+import math
 from collections import Counter
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -19,7 +20,7 @@ import pyarrow.parquet as pq
 import xxhash
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 
-from filters.perplexity import POLICY_KEY
+from filters.score_table import POLICY_KEY
 from pipelines.block import ROW_GROUP_ROWS
 from pipelines.document import SCHEMA, conform, with_column, with_scores
 from pipelines.errors import DataError
@@ -31,6 +32,7 @@ from pipelines.store import Outcome
 
 CONVENTION = "high = LOWEST perplexity; a value equal to a cut-off belongs to the better bucket"
 HIGH, MID, LOW, UNSCORED, DROPPED = "high", "mid", "low", "unscored", "dropped"
+BUCKETS_SCHEMA = pa.schema([("id", pa.string()), ("bucket", pa.string()), ("value", pa.float64())])
 MEASURES = {"nats_per_token": "scored_tokens", "nats_per_byte": "bytes"}
 
 
@@ -62,7 +64,19 @@ class BucketSettings(Section):
 
 
 class GroupCutoffs(BaseModel):
-    """Cut-offs of one group; null where no document of it was scored."""
+    """Cut-offs of one group; null where no document of it was scored.
+
+    Attributes:
+        group: values of the columns that make it.
+        documents: of the group.
+        scored: of them.
+        sampled: of these, what the quantiles were fitted on.
+        rank_error: with 99% confidence, no cut-off is farther than this share of the group from the quantile asked for
+            (Dvoretzky-Kiefer-Wolfowitz with Massart's constant); 0 when all scored documents were sampled.
+        high_at_most: values up to it are high.
+        mid_at_most: values above that and up to this are mid.
+        drop_above: values above it are dropped.
+    """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -70,6 +84,7 @@ class GroupCutoffs(BaseModel):
     documents: int
     scored: int
     sampled: int
+    rank_error: float
     high_at_most: float | None
     mid_at_most: float | None
     drop_above: float | None
@@ -89,18 +104,29 @@ class Cutoffs(BaseModel):
     groups: tuple[GroupCutoffs, ...]
 
 
-def buckets(files: Sequence[Path], work: Path, settings: BucketSettings) -> Outcome:
-    """Fit cut-offs on scores and apply them to the same scores; writes `cutoffs.json` and `buckets.parquet`.
+def buckets(files: Sequence[Path], work: Path, settings: BucketSettings, cutoffs: Path | None = None) -> Outcome:
+    """Name each document's bucket; writes `cutoffs.json` and `buckets.parquet`.
+
+    Args:
+        files: of `loam perplexity`.
+        work: the step's working folder.
+        settings: how cut-offs are fitted on these scores.
+        cutoffs: a `cutoffs.json` of other scores under the same policy, applied instead of fitting.
+
+    Returns:
+        Counts, the buckets' sizes, and `drift`: for each group the largest distance between a bucket's share here and
+        the share that its quantiles stand for.
 
     Raises:
-        DataError: the files are not scores, or were made under different policies.
+        DataError: the files are not scores, were made under different policies, or under another than the cut-offs.
     """
-    cutoffs = fit_buckets(files, settings)
-    write_atomically(work / "cutoffs.json", (cutoffs.model_dump_json(indent=1) + "\n").encode())
-    table = apply_cutoffs(files, cutoffs)
+    fitted = read_cutoffs(cutoffs) if cutoffs else fit_buckets(files, settings)
+    write_atomically(work / "cutoffs.json", (fitted.model_dump_json(indent=1) + "\n").encode())
+    table, drift = _applied(files, fitted)
     _write(table, work / "buckets.parquet")
     found = Counter(table["bucket"].to_pylist())
-    return Outcome(Counts(docs_in=table.num_rows, kept=table.num_rows), {"buckets": dict(sorted(found.items()))})
+    metrics = {"buckets": dict(sorted(found.items())), "policy": fitted.policy, "drift": drift}
+    return Outcome(Counts(docs_in=table.num_rows, kept=table.num_rows), metrics)
 
 
 def fit_buckets(score_files: Sequence[Path], settings: BucketSettings) -> Cutoffs:
@@ -136,8 +162,14 @@ def _fit_group(group: dict[str, str], scores: pl.DataFrame, settings: BucketSett
     )
     return GroupCutoffs(
         group=group, documents=scores.height, scored=scored.height, sampled=sampled.height,
+        rank_error=_rank_error(sampled.height) if sampled.height < scored.height else 0.0,
         high_at_most=high, mid_at_most=mid, drop_above=drop,
     )  # fmt: skip
+
+
+def _rank_error(sampled: int) -> float:
+    """The distance that an empirical distribution of this many draws keeps to the true one, with 99% confidence."""
+    return math.sqrt(math.log(2 / 0.01) / (2 * sampled))
 
 
 def apply_cutoffs(score_files: Sequence[Path], cutoffs: Cutoffs) -> pa.Table:
@@ -154,6 +186,11 @@ def apply_cutoffs(score_files: Sequence[Path], cutoffs: Cutoffs) -> pa.Table:
     Raises:
         DataError: the scores are of another policy, or of a group that has no cut-offs.
     """
+    return _applied(score_files, cutoffs)[0]
+
+
+def _applied(score_files: Sequence[Path], cutoffs: Cutoffs) -> tuple[pa.Table, dict[str, float]]:
+    """`apply_cutoffs`, and the drift of each group."""
     if (found := policy_in(score_files)) != cutoffs.policy:
         raise DataError(
             f"cut-offs were fitted under policy {cutoffs.policy}, these scores have {found}; fit them again"
@@ -167,11 +204,23 @@ def apply_cutoffs(score_files: Sequence[Path], cutoffs: Cutoffs) -> pa.Table:
             "documents": pl.Int64,
         },
     )
-    parts = [_name_buckets(_read_scores(file, cutoffs.measure, cutoffs.by), known, cutoffs.by) for file in score_files]
-    return pl.concat(parts).to_arrow().cast(BUCKETS_SCHEMA)
+    named = pl.concat(
+        [_name_buckets(_read_scores(file, cutoffs.measure, cutoffs.by), known, cutoffs.by) for file in score_files]
+    )
+    return named.select(BUCKETS_SCHEMA.names).to_arrow().cast(BUCKETS_SCHEMA), _drift(named, cutoffs)
 
 
-BUCKETS_SCHEMA = pa.schema([("id", pa.string()), ("bucket", pa.string()), ("value", pa.float64())])
+def _drift(named: pl.DataFrame, cutoffs: Cutoffs) -> dict[str, float]:
+    """Per group, how far the buckets' shares of the scored documents are from those that the quantiles stand for."""
+    high, mid = cutoffs.quantiles
+    expected = {HIGH: high, MID: mid - high, LOW: 1 - mid}
+    found = {}
+    for key, group in sorted(named.group_by(list(cutoffs.by)), key=lambda pair: pair[0]):
+        scored = group.filter(pl.col("bucket") != UNSCORED)["bucket"].replace(DROPPED, LOW)
+        if len(scored):
+            shares = [abs(float((scored == name).sum()) / len(scored) - share) for name, share in expected.items()]
+            found["/".join(map(str, key))] = round(max(shares), 4)
+    return found
 
 
 def _name_buckets(scores: pl.DataFrame, known: pl.DataFrame, by: tuple[str, ...]) -> pl.DataFrame:
@@ -187,7 +236,7 @@ def _name_buckets(scores: pl.DataFrame, known: pl.DataFrame, by: tuple[str, ...]
         .when(value <= pl.col("mid_at_most")).then(pl.lit(MID))
         .otherwise(pl.lit(LOW))
     )  # fmt: skip
-    return joined.select("id", bucket.alias("bucket"), "value")
+    return joined.select("id", bucket.alias("bucket"), "value", pl.col(list(by)))
 
 
 def policy_in(score_files: Sequence[Path]) -> str:

@@ -8,11 +8,16 @@ import typer
 from flows.steps.step import digests_of
 from flows.verb import AsJson, Inputs, Out, Sets, Workers, documents_of, run_on_documents, run_verb
 from pipelines.errors import DataError, RecipeError
+from pipelines.execute import SCRATCH
 from pipelines.files import sha256_of
 from pipelines.recipe import load_recipe, settings_from
 from pipelines.store import Outcome
 
-ModelFolder = Annotated[Path, typer.Option("--model", help="Hugging Face model folder, with its tokenizer")]
+ScoringModel = Annotated[
+    Path,
+    typer.Option("--model", help="Hugging Face model folder with its tokenizer, a run's checkpoint, or a KenLM file"),
+]
+Scorer = Annotated[str, typer.Option(help="What runs the model: transformers, native, vllm or kenlm")]
 
 
 def register(app: typer.Typer) -> None:
@@ -33,37 +38,53 @@ def folder_digests(folder: Path, label: str) -> dict[str, str]:
 def perplexity(
     inputs: Inputs,
     out: Out,
-    model: ModelFolder,
-    scorer: Annotated[str, typer.Option(help="What runs the model: transformers")] = "transformers",
+    model: ScoringModel,
+    scorer: Scorer = "transformers",
     max_length: Annotated[int | None, typer.Option(help="Tokens of a document that are scored")] = None,
     workers: Workers = 1,
     sets: Sets = None,
     as_json: AsJson = False,
 ) -> None:
-    """Negative log-likelihood of each document under a causal language model."""
+    """Negative log-likelihood of each document under a language model."""
     from filters import perplexity as module
+    from filters.scorer_kenlm import pieces_model_of
+    from flows.train_verb import checkpoint_of
+    from trainer.export import export_hf
 
-    if scorer != "transformers":
-        raise RecipeError(f"--scorer {scorer!r} is not known; there is: transformers")
-    settings = settings_from(module.PerplexitySettings, sets, max_tokens=max_length)
-    run_on_documents(
-        "perplexity",
-        out,
-        settings,
-        inputs,
-        lambda documents, work: module.score_perplexity(documents, work, settings, model, workers),
-        as_json,
-        folder_digests(model, "model"),
+    native = scorer == "native"
+    settings = settings_from(
+        module.PerplexitySettings, sets, max_tokens=max_length, scorer="transformers" if native else scorer
     )
+    source, tokenizer = checkpoint_of(model) if native else (model, None)
+
+    def action(documents: list[Path], work: Path) -> Outcome:
+        folder = source
+        if native:  # the reference's own code scores it, which the export is proven equal to
+            folder = work / SCRATCH / "model"
+            export_hf(source, folder, tokenizer)
+        return module.score_perplexity(documents, work, settings, folder, workers)
+
+    if scorer == "kenlm":
+        parents = digests_of({"model": model, "pieces": pieces_model_of(model)})
+    else:
+        parents = folder_digests(source, "model") | digests_of({"tokenizer": tokenizer})
+    run_on_documents("perplexity", out, settings, inputs, action, as_json, parents)
 
 
-def buckets(inputs: Inputs, out: Out, sets: Sets = None, as_json: AsJson = False) -> None:
+def buckets(
+    inputs: Inputs,
+    out: Out,
+    cutoffs: Annotated[Path | None, typer.Option(help="cutoffs.json to apply instead of fitting anew")] = None,
+    sets: Sets = None,
+    as_json: AsJson = False,
+) -> None:
     """Cut scores into high, mid and low per group; high is the lowest perplexity."""
     from filters import buckets as module
 
     settings = settings_from(module.BucketSettings, sets)
     files = documents_of(inputs)
-    run_verb("buckets", out, settings, files, lambda work: module.buckets(files, work, settings), as_json)
+    run_verb("buckets", out, settings, files, lambda work: module.buckets(files, work, settings, cutoffs), as_json,
+             digests_of({"cutoffs": cutoffs}))  # fmt: skip
 
 
 def synth(

@@ -1,5 +1,6 @@
 from pathlib import Path
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -8,7 +9,7 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from filters.buckets import BucketSettings, Cutoffs, apply_cutoffs, assign, buckets, fit_buckets, read_cutoffs
-from filters.perplexity import POLICY_KEY, SCORES_SCHEMA
+from filters.score_table import POLICY_KEY, SCORES_SCHEMA
 from pipelines.errors import DataError
 
 
@@ -20,8 +21,8 @@ def write_scores(path: Path, nats: list[float | None], domain: str = "web", poli
         "sum_nll_nats": [None if value is None else 10 * value for value in nats],
         "scored_tokens": [0 if value is None else 10 for value in nats],
         "bytes": [0 if value is None else 40 for value in nats],
-        "chars": [40] * n, "truncated": [False] * n, "domain": [domain] * n, "language": ["eng"] * n,
-        "source": ["s"] * n,
+        "chars": [40] * n, "windows": [1] * n, "truncated": [False] * n,
+        "domain": [domain] * n, "language": ["eng"] * n, "source": ["s"] * n,
     }  # fmt: skip
     path.parent.mkdir(parents=True, exist_ok=True)
     pq.write_table(pa.table(columns, schema=SCORES_SCHEMA.with_metadata({POLICY_KEY: policy.encode()})), path)
@@ -46,6 +47,23 @@ def test_each_domain_has_its_own_cutoffs(tmp_path: Path):
     files = [write_scores(tmp_path / "a.parquet", [1, 2, 3], "a"), write_scores(tmp_path / "b.parquet", [7, 8, 9], "b")]
     assert names(files) == ["high", "mid", "low"] * 2
     assert names(files, by=["language", "source"]) == ["high", "high", "mid", "mid", "low", "low"]
+
+
+def test_cutoffs_of_one_set_of_scores_are_applied_to_another(tmp_path: Path):
+    buckets([write_scores(tmp_path / "a.parquet", [1, 2, 3])], tmp_path / "fitted", BucketSettings())
+    other = write_scores(tmp_path / "b.parquet", [0.5, 0.6, 0.7, 2.5])
+    outcome = buckets([other], tmp_path / "applied", BucketSettings(), tmp_path / "fitted" / "cutoffs.json")
+    assert outcome.metrics["buckets"] == {"high": 3, "low": 1}
+    assert outcome.metrics["drift"] == {"web": pytest.approx(3 / 4 - 1 / 3, abs=1e-4)}
+
+
+def test_a_sample_says_how_far_its_quantiles_may_be_off(tmp_path: Path):
+    file = write_scores(tmp_path / "s.parquet", np.random.default_rng(0).permutation(10_000).astype(float).tolist())
+    (group,) = fit_buckets([file], BucketSettings(sample=1000)).groups
+    assert group.high_at_most is not None
+    assert group.rank_error == pytest.approx(0.0515, abs=1e-4)  # sqrt(ln 200 / 2000)
+    assert abs(group.high_at_most / 10_000 - 1 / 3) < group.rank_error
+    assert fit_buckets([file], BucketSettings()).groups[0].rank_error == 0
 
 
 def test_only_the_tail_is_dropped(tmp_path: Path):

@@ -9,7 +9,8 @@ import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast, Qwen2Config, Qwen2ForCausalLM
 
-from filters.perplexity import POLICY_KEY, PerplexitySettings, score_perplexity
+from filters.perplexity import PerplexitySettings, score_perplexity
+from filters.score_table import POLICY_KEY
 from pipelines.errors import DataError
 from pipelines.store import Outcome
 
