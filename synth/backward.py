@@ -7,10 +7,11 @@ figure 3), which publishes the stages but neither prompts nor checks: these are 
 """
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+from synth.kind import Stage
 from synth.verification import Limits, Span, check_prose, check_question, check_steps, locate_segments, read_json
 
 
@@ -31,23 +32,6 @@ class Draft:
     abstracts: tuple[str, ...] = ()
     steps: tuple[tuple[int, str], ...] = ()
     question: str = ""
-
-
-@dataclass(frozen=True)
-class Stage:
-    """One call of the recipe.
-
-    Attributes:
-        name: also of its prompt file.
-        slots: what fills the prompt.
-        read: an answer to the next draft, or the reason why not.
-        schema: JSON schema of the answer, None for prose.
-    """
-
-    name: str
-    slots: Callable[[Draft, Limits], Mapping[str, str]]
-    read: Callable[[str, Draft, Limits], Draft | str]
-    schema: dict[str, Any] | None = None
 
 
 def read_segments(answer: str, draft: Draft, limits: Limits) -> Draft | str:
@@ -103,21 +87,6 @@ def render_chain(draft: Draft) -> str:
     return "\n".join(f"{number}. {thought.strip()}" for number, (_, thought) in enumerate(draft.steps, 1))
 
 
-def sample_slots(draft: Draft) -> dict[str, str]:
-    """What fills the sample's template."""
-    return {"question": draft.question, "chain": render_chain(draft), "document": draft.text}
-
-
-def provenance(draft: Draft) -> dict[str, str]:
-    """What a sample's metadata says about how it came to be."""
-    return {
-        "question": draft.question,
-        "segments": json.dumps([[span.start, span.end] for span in draft.spans]),
-        "abstracts": json.dumps(draft.abstracts, ensure_ascii=False),
-        "steps": json.dumps(draft.steps, ensure_ascii=False),
-    }
-
-
 def _segment_slots(draft: Draft, limits: Limits) -> dict[str, str]:
     low, high = limits.segments
     return {"document": draft.text, "min_segments": str(low), "max_segments": str(high)}
@@ -154,3 +123,30 @@ STAGES = (
     Stage("chain", _chain_slots, read_chain, _schema("steps", _fields(segment="integer", thought="string"))),
     Stage("question", lambda draft, limits: {"chain": render_chain(draft)}, read_question),
 )
+
+
+class Backward:
+    """The recipe `cot_backward`: one sample per document."""
+
+    stages = STAGES
+    domain = "synth_cot"
+
+    def units(self, row: Mapping[str, Any]) -> Sequence[tuple[str, Draft]]:
+        """The document as it is."""
+        return [("", Draft(row["text"]))]
+
+    def sample_slots(self, draft: Draft) -> Mapping[str, str]:
+        """Question, chain and document."""
+        return {"question": draft.question, "chain": render_chain(draft), "document": draft.text}
+
+    def provenance(self, draft: Draft, mates: Sequence[Draft | None]) -> Mapping[str, str]:
+        """What the stages found."""
+        return {
+            "question": draft.question,
+            "segments": json.dumps([[span.start, span.end] for span in draft.spans]),
+            "abstracts": json.dumps(draft.abstracts, ensure_ascii=False),
+            "steps": json.dumps(draft.steps, ensure_ascii=False),
+        }
+
+    def close(self) -> None:
+        """Nothing is held."""

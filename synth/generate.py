@@ -18,12 +18,12 @@ from pipelines.journal import record
 from pipelines.manifest import Counts
 from pipelines.progress import track
 from pipelines.store import Outcome
-from synth.backward import STAGES, Draft, Stage
 from synth.engines import open_engine
+from synth.kind import Kind, Stage
 from synth.outputs import Reject, Row, Work, write_outputs
 from synth.prompt_files import Prompt, load_prompts
 from synth.protocol import Engine, Message, Request, Response, request_key, wire_record
-from synth.recipe import SynthSettings, recipe_hash
+from synth.recipe import SynthSettings, open_kind, recipe_hash
 from synth.response_log import ResponseLog
 from synth.selection import select_documents
 from synth.verification import answer_of, check_response
@@ -51,28 +51,34 @@ def synthesize(
         held_out: Parquet files with the ids (column `id`) of documents that no sample may be made of.
 
     Returns:
-        Counts over the documents drawn, and: what was seen, documents that passed each stage, tokens, acceptance.
+        Counts over the units made of the documents drawn, and: what was seen, units that passed each stage, tokens,
+        acceptance.
 
     Raises:
         LoamError: the engine is not to be had (see `open_engine`), or a server stayed away.
     """
     started = time.monotonic()
-    with closing(open_engine(settings.engine, model)) as engine, ResponseLog(work / "responses", engine) as log:
+    with (
+        closing(open_kind(settings)) as kind,
+        closing(open_engine(settings.engine, model)) as engine,
+        ResponseLog(work / "responses", engine) as log,
+    ):
         selection = select_documents(files, settings, held_out)
         rows = selection.documents.to_pylist()
         asker = Asker(engine, log, settings, load_prompts(settings.recipe), recipe_hash(settings))
-        with track("synth", len(rows) * len(STAGES), "stages") as tracker:
-            for at in range(0, len(rows), WINDOW):
-                group = [Work(row, Draft(row["text"])) for row in rows[at : at + WINDOW]]
-                for stage in STAGES:
+        works = [Work(row, unit, draft) for row in rows for unit, draft in kind.units(row)]
+        with track("synth", len(works) * len(kind.stages), "stages") as tracker:
+            for at in range(0, len(works), WINDOW):
+                group = works[at : at + WINDOW]
+                for stage in kind.stages:
                     asker.run_stage(stage, [one for one in group if one.reject is None])
                     asker.done += len(group)
                     tracker.update(asker.done, f"{len(asker.ledger)} answers")
                 asker.finished += group
-    write_outputs(asker.finished, asker.ledger, work, settings, engine.identity)
+    write_outputs(asker.finished, asker.ledger, work, settings, engine.identity, kind)
     written = sum(row.completion_tokens for row in asker.ledger)
     record("synth", asked=asker.asked, completion_tokens=written, seconds=round(time.monotonic() - started, 3))
-    return _outcome(asker, selection.seen)
+    return _outcome(asker, kind, selection.seen)
 
 
 @dataclass
@@ -114,7 +120,8 @@ class Asker:
     def _advance(self, stage: Stage, one: Work, response: Response) -> str | None:
         if (reason := check_response(response)) is not None:
             return reason
-        result = stage.read(answer_of(response.text), one.draft, self.settings.limits)
+        answer = response.text.strip() if stage.keep_thinking else answer_of(response.text)
+        result = stage.read(answer, one.draft, self.settings.limits)
         if isinstance(result, str):
             return result
         one.draft = result
@@ -152,13 +159,13 @@ class Asker:
             yield key, response
 
 
-def _outcome(asker: Asker, seen: dict[str, int]) -> Outcome:
+def _outcome(asker: Asker, kind: Kind, seen: dict[str, int]) -> Outcome:
     reasons: dict[str, int] = {}
-    passed = dict.fromkeys((stage.name for stage in STAGES), 0)
+    passed = dict.fromkeys((stage.name for stage in kind.stages), 0)
     for one in asker.finished:
         if one.reject is not None:
             reasons[one.reject.reason] = reasons.get(one.reject.reason, 0) + 1
-        for stage in STAGES:
+        for stage in kind.stages:
             if one.reject is not None and one.reject.stage == stage.name:
                 break
             passed[stage.name] += 1

@@ -6,6 +6,7 @@ changes no verdict, and a child that does not answer is killed. What is not deci
 """
 
 import contextlib
+import logging
 import multiprocessing
 import re
 import signal
@@ -102,6 +103,7 @@ def _serve(pipe: Connection) -> None:
     def stop(*_: object) -> None:
         raise _OverBudgetError
 
+    logging.disable(logging.WARNING)  # math-verify warns at every call that its own timers are off
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGPROF, stop)
     with contextlib.suppress(EOFError, OSError):

@@ -15,7 +15,7 @@ import pyarrow.parquet as pq
 
 from pipelines.block import ROW_GROUP_ROWS
 from pipelines.document import ORIGIN, SCHEMA
-from synth.backward import Draft, provenance, sample_slots
+from synth.kind import Kind
 from synth.prompt_files import load_prompts
 from synth.protocol import Identity, Response
 from synth.recipe import SynthSettings, recipe_hash
@@ -45,18 +45,20 @@ class Work:
 
     Attributes:
         row: the source document.
+        unit: what tells the samples of one document apart; empty where there is one.
         draft: how far its sample is.
         reject: set once it failed.
     """
 
     row: dict[str, Any]
-    draft: Draft
+    unit: str
+    draft: Any
     reject: Reject | None = None
 
     @property
     def id(self) -> str:
-        """Id of the source document."""
-        return self.row["id"]
+        """Id of the source document, and the unit if it has one."""
+        return f"{self.row['id']}#{self.unit}" if self.unit else self.row["id"]
 
 
 @dataclass(frozen=True)
@@ -81,7 +83,7 @@ class Row:
 
 
 def write_outputs(
-    works: Sequence[Work], ledger: Sequence[Row], work: Path, settings: SynthSettings, identity: Identity
+    works: Sequence[Work], ledger: Sequence[Row], work: Path, settings: SynthSettings, identity: Identity, kind: Kind
 ) -> None:
     """Write `samples/`, `rejects/` and `ledger.parquet`, in the order in which documents were drawn."""
     common = {
@@ -91,16 +93,23 @@ def write_outputs(
         "generator": f"{identity.backend} {identity.version} {identity.model} {identity.digest[:16]}".strip(),
     }
     template = load_prompts(settings.recipe)["sample"]
-    samples = [_sample(one, settings.domain, common, template.fill(sample_slots(one.draft)))
-               for one in works if one.reject is None]  # fmt: skip
+    mates: dict[str, list[Any | None]] = {}
+    for one in works:
+        mates.setdefault(one.row["id"], []).append(one.draft if one.reject is None else None)
+    domain = settings.domain or kind.domain
+    samples = [
+        _sample(one, domain, {**common, **kind.provenance(one.draft, mates[one.row["id"]])},
+                template.fill(kind.sample_slots(one.draft)))
+        for one in works if one.reject is None
+    ]  # fmt: skip
     _write(samples, SCHEMA, work / "samples" / PART)
     _write([_rejected(one, one.reject) for one in works if one.reject is not None], REJECTS, work / "rejects" / PART)
     _write([asdict(row) for row in ledger], LEDGER, work / "ledger.parquet")
 
 
-def _sample(one: Work, domain: str, common: dict[str, str], text: str) -> dict[str, Any]:
-    name = hashlib.sha256(f"{one.id}\0{common['recipe_hash']}".encode()).hexdigest()[:32]
-    metadata = {"doc_id": one.id, "doc_domain": one.row["domain"] or "", **common, **provenance(one.draft)}
+def _sample(one: Work, domain: str, known: dict[str, str], text: str) -> dict[str, Any]:
+    name = hashlib.sha256(f"{one.id}\0{known['recipe_hash']}".encode()).hexdigest()[:32]
+    metadata = {"doc_id": one.row["id"], "doc_domain": one.row["domain"] or "", **known}
     kept = {key: one.row[key] for key in ("url", "source", "language", "origin")}
     return {"id": f"{domain}:{name}", "text": text, "domain": domain, **kept, "metadata": list(metadata.items())}
 

@@ -10,7 +10,11 @@ from pydantic import Field
 
 from pipelines.manifest import digest_of
 from pipelines.recipe import Section
+from synth.answers import GoldKind
+from synth.backward import Backward
 from synth.engines import EngineSettings
+from synth.forward import Forward
+from synth.kind import Kind
 from synth.prompt_files import load_prompts
 from synth.protocol import Sampling
 from synth.verification import Limits
@@ -21,6 +25,8 @@ class SynthSettings(Section):
 
     Attributes:
         recipe: the kind of sample.
+        rollouts: chains per question (`cot_forward`).
+        gold_kind: what references are, where a document's metadata do not say (`cot_forward`).
         max_documents: drawn among the eligible by hash of seed and id.
         min_chars: of a document; shorter ones are not eligible.
         max_chars: longer ones are not eligible: a prompt holds the whole document.
@@ -29,11 +35,13 @@ class SynthSettings(Section):
         sampling: how tokens are drawn.
         limits: thresholds of verification.
         engine: who answers.
-        domain: of the samples.
+        domain: of the samples; that of the recipe when not given.
     """
 
     kind: Literal["synth"] = "synth"
-    recipe: Literal["cot_backward"] = "cot_backward"
+    recipe: Literal["cot_backward", "cot_forward"] = "cot_backward"
+    rollouts: int = Field(default=4, ge=1)
+    gold_kind: GoldKind = "math"
     max_documents: int = Field(default=1000, ge=1)
     min_chars: int = Field(default=400, ge=1)
     max_chars: int = Field(default=12_000, ge=1)
@@ -42,7 +50,7 @@ class SynthSettings(Section):
     sampling: Sampling = Sampling()
     limits: Limits = Limits()
     engine: EngineSettings = EngineSettings()
-    domain: str = "synth_cot"
+    domain: str | None = None
 
 
 def recipe_hash(settings: SynthSettings) -> str:
@@ -50,3 +58,10 @@ def recipe_hash(settings: SynthSettings) -> str:
     prompts = {stage: prompt.sha256 for stage, prompt in load_prompts(settings.recipe).items()}
     sampling = settings.sampling.model_dump(mode="json")
     return digest_of({"recipe": settings.recipe, "prompts": prompts, "sampling": sampling, "seed": settings.seed})[:16]
+
+
+def open_kind(settings: SynthSettings) -> Kind:
+    """The recipe that the settings name."""
+    if settings.recipe == "cot_forward":
+        return Forward(settings.rollouts, settings.gold_kind)
+    return Backward()

@@ -1,6 +1,6 @@
 import pytest
 
-from synth.backward import STAGES, Draft, sample_slots
+from synth.backward import STAGES, Backward, Draft
 from synth.prompt_files import FOLDER, Prompt, load_prompts
 from synth.verification import Limits, Span
 
@@ -15,7 +15,7 @@ def test_every_slot_is_filled(stage):
 
 
 def test_sample_is_question_chain_document():
-    text = load_prompts("cot_backward")["sample"].fill(sample_slots(DRAFT))
+    text = load_prompts("cot_backward")["sample"].fill(Backward().sample_slots(DRAFT))
     assert text == "Why so?\n\n1. first\n2. second\n\nthe text"
 
 
