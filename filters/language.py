@@ -17,6 +17,7 @@ from datatrove.pipeline.base import PipelineStep
 from pydantic import Field
 
 from filters.by_domain import distinct, split_by_settings
+from filters.chinese_script import chinese_script
 from pipelines.block import Block, ReadDocuments
 from pipelines.document import DROPPED, with_column, with_fate, with_scores
 from pipelines.errors import RecipeError
@@ -108,7 +109,7 @@ def _verdicts(codes: pa.Array, confidence_N: np.ndarray, settings: LanguageSetti
 
 
 class _WriteScores(PipelineStep):
-    """End of the verb's pipeline: `scores/<part>.parquet` with id, language, confidence."""
+    """End of the verb's pipeline: `scores/<part>.parquet` with id, language, confidence, script."""
 
     type = "writer"
     name = "scores"
@@ -122,11 +123,14 @@ class _WriteScores(PipelineStep):
         path = Path(self.out) / "scores" / f"{self.parts[rank]}.parquet"
         path.parent.mkdir(parents=True, exist_ok=True)
         temporary = path.with_name(f".{path.name}.tmp")
-        schema = pa.schema([("id", pa.string()), ("language", pa.string()), ("confidence", pa.float64())])
+        names = {"id": pa.string(), "language": pa.string(), "confidence": pa.float64(), "script": pa.string()}
+        schema = pa.schema(names.items())
         with pq.ParquetWriter(temporary, schema, compression="zstd") as writer:
             for batch in data:
                 confidence = pc.struct_field(batch["scores"].combine_chunks(), ["language"])
-                writer.write_table(pa.table([batch["id"], batch["language"], confidence], schema=schema))
+                language = batch["language"].combine_chunks()
+                script = chinese_script(batch["text"].combine_chunks(), language)
+                writer.write_table(pa.table([batch["id"], language, confidence, script], schema=schema))
         temporary.replace(path)
 
 
@@ -140,7 +144,8 @@ def language(
 
     Args:
         files: Parquet documents.
-        work: the step's folder; gets `scores/<part>.parquet`: id, language (ISO 639-3), confidence (0..1).
+        work: the step's folder; gets `scores/<part>.parquet`: id, language (ISO 639-3), confidence (0..1),
+            script of Chinese (`Hans`, `Hant`, `Hani`: cannot be told; null for other languages).
         settings: only `label` matters here.
         workers: processes.
 

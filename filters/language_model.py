@@ -1,8 +1,9 @@
-"""The language model: py3langid's naive Bayes over byte n-grams, its arithmetic compiled and batched.
+"""Which language a text is in: py3langid's naive Bayes over byte n-grams, and a model of character n-grams beside it.
 
 The one choice that matters: only the data of py3langid are used (a model bundled with the package: nothing is
 downloaded); the automaton's walk and the scores run in a compiled kernel over the Arrow buffers, which gives the same
-labels and probabilities, several times faster. Source: py3langid 0.4, a fork of langid.py (Lui and Baldwin, 2012).
+labels and probabilities, several times faster; `language_ngrams.py` adds the languages that it lacks. Source:
+py3langid 0.4, a fork of langid.py (Lui and Baldwin, 2012).
 """
 
 import functools
@@ -12,7 +13,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from filters.text_stats import buffers_of
+from filters.language_ngrams import load_ngrams, propose, weigh
+from filters.text_memory import buffers_of
 from pipelines.compiled import kernel
 
 HEAD_CHARS = 2048
@@ -82,9 +84,18 @@ def load_model() -> tuple[Model, tuple[str, ...]]:
     return model, tuple(ISO_639_3.get(label, label) for label in classes)
 
 
+@functools.cache
+def _numbering() -> tuple[tuple[str, ...], np.ndarray, np.ndarray]:
+    """Codes of both models; the number of each class of py3langid; bool: what py3langid could have answered."""
+    bayes = load_model()[1]
+    codes = tuple(dict.fromkeys((*load_ngrams()[1], *bayes)))
+    class_C = np.array([codes.index(code) for code in bayes])
+    return codes, class_C, np.isin(np.arange(len(codes)), class_C)
+
+
 def known_languages() -> set[str]:
-    """ISO 639-3 codes that the model can answer, macrolanguages included."""
-    return set(load_model()[1]) | set(MACROLANGUAGES)
+    """ISO 639-3 codes that can be answered, macrolanguages included."""
+    return set(_numbering()[0]) | set(MACROLANGUAGES)
 
 
 def identify(texts: pa.Array | pa.ChunkedArray) -> tuple[pa.Array, np.ndarray]:
@@ -100,14 +111,24 @@ def identify(texts: pa.Array | pa.ChunkedArray) -> tuple[pa.Array, np.ndarray]:
     if isinstance(texts, pa.ChunkedArray):
         texts = texts.combine_chunks()
     head = pc.utf8_slice_codeunits(texts, 0, HEAD_CHARS)
-    head = pc.if_else(pc.utf8_is_upper(head), pc.utf8_lower(head), head)
-    data, offsets = buffers_of(pc.utf8_normalize(head, "NFC"))
-    model, codes = load_model()
-    best_N = np.full(len(texts), -1, np.int64)
-    confidence_N = np.zeros(len(texts))
-    _classify(data, offsets, model, best_N, confidence_N)
+    head = pc.utf8_normalize(pc.if_else(pc.utf8_is_upper(head), pc.utf8_lower(head), head), "NFC")
+    codes, class_C, covered_L = _numbering()
+    proposed_NK, share_NK = propose(pc.utf8_lower(head))
+    bayes_N, bayes_share_N = _bayes(head)
+    bayes_N = np.where(bayes_N < 0, -1, class_C[bayes_N])
+    bayes_N[proposed_NK[:, 0] < 0] = -1  # digits and signs alone are no sentence
+    best_N, confidence_N = weigh(proposed_NK, share_NK, bayes_N, bayes_share_N, covered_L)
     labels = pa.DictionaryArray.from_arrays(pa.array(best_N, mask=best_N < 0), pa.array(codes)).cast(pa.string())
     return pc.fill_null(labels, UNDETERMINED), confidence_N
+
+
+def _bayes(head: pa.Array) -> tuple[np.ndarray, np.ndarray]:
+    """What py3langid says: class, int64 (N,), -1 nothing; its probability."""
+    data, offsets = buffers_of(head)
+    best_N = np.full(len(head), -1, np.int64)
+    share_N = np.zeros(len(head))
+    _classify(data, offsets, load_model()[0], best_N, share_N)
+    return best_N, share_N
 
 
 @kernel

@@ -9,7 +9,7 @@ import pyarrow as pa
 
 from filters.line_stats import c4_line
 from filters.ngram_stats import NEWLINE, next_line, strip_span
-from filters.text_stats import Lexicon, Scratch, buffers_of, decode, scratch
+from filters.text_memory import Lexicon, Scratch, buffers_of, decode, scratch
 from pipelines.compiled import kernel
 
 

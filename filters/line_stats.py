@@ -32,12 +32,23 @@ def phrase_table() -> tuple[np.ndarray, np.ndarray]:
 
 
 @kernel
+def _may_begin(c, d):
+    """Whether the two letters (in lower case) begin one of the phrases: lo ja te pr co us."""
+    if c == 108 or c == 99:
+        return d == 111
+    if c == 106:
+        return d == 97
+    if c == 116:
+        return d == 101
+    return (c == 112 and d == 114) or (c == 117 and d == 115)
+
+
+@kernel
 def _find_phrases(cps, a, b, phrases, lengths):
     """Bit mask of the phrases that occur in cps[a:b], ASCII case ignored."""
     found = 0
-    for i in range(a, b):
-        c = cps[i] | 32
-        if c != 108 and c != 106 and c != 116 and c != 112 and c != 99 and c != 117:  # first letters: l j t p c u
+    for i in range(a, b - 1):
+        if not _may_begin(cps[i] | 32, cps[i + 1] | 32):
             continue
         for row in range(len(lengths)):
             size = lengths[row]
@@ -78,27 +89,44 @@ def gopher_lines(cps, cls, n):
 
 
 @kernel
-def line_lengths(cps, cls, n):
+def line_lengths(cps, cls, n, best):
     """Of the lines between newlines.
+
+    Args:
+        cps: code points.
+        cls: flags.
+        n: how many.
+        best: int64 (3,), takes the lengths of the three longest lines, the longest first.
 
     Returns:
         (non-blank lines, those that end in terminal punctuation, those of at most 30 characters, longest line,
         characters in all non-blank lines, newlines).
     """
     lines, punctuated, short, longest, total, newlines, a = 0, 0, 0, 0, 0, 0, 0
+    best[:] = 0
     for i in range(n + 1):
         if i < n and cps[i] != NEWLINE:
             continue
         newlines += i < n
+        size = i - a
+        if size > best[2]:
+            _insert(best, size)
         lo, hi = strip_span(cls, a, i)
         if lo < hi:
             lines += 1
             punctuated += cls[i - 1] & TERMINAL != 0
-            short += i - a <= FINEWEB_SHORT_LINE
-            longest = max(longest, i - a)
-            total += i - a
+            short += size <= FINEWEB_SHORT_LINE
+            longest = max(longest, size)
+            total += size
         a = i + 1
     return lines, punctuated, short, longest, total, newlines
+
+
+@kernel
+def _insert(best, size):
+    for k in range(len(best)):
+        if size > best[k]:
+            best[k], size = size, best[k]
 
 
 @kernel
@@ -147,10 +175,10 @@ def _terminal(cps, a, b):
 
 
 @kernel
-def c4_line(cps, cls, a, b, need_terminal, phrases, lengths):
-    """What C4 does with the line [a, b): 0 keeps it, 1 leaves it out, 2 lorem ipsum, 3 a curly bracket."""
+def _c4_contents(cps, cls, a, b, phrases, lengths):
+    """What C4 does with the line [a, b), its end aside: 0 keeps it, 1 leaves it out, 2 lorem ipsum, 3 curly bracket."""
     words, longest = _line_words(cls, a, b)
-    if words < C4_MIN_WORDS or longest > C4_MAX_WORD or (need_terminal and not _terminal(cps, a, b)):
+    if words < C4_MIN_WORDS or longest > C4_MAX_WORD:
         return 1
     found = _find_phrases(cps, a, b, phrases, lengths)
     if found & 1:
@@ -164,43 +192,55 @@ def c4_line(cps, cls, a, b, need_terminal, phrases, lengths):
 
 
 @kernel
-def c4_document(cps, cls, n, starts, words, marks, need_terminal, phrases, lengths):
-    """(sentences in lines that C4 keeps, lines with lorem ipsum, lines with a curly bracket, lines left out)."""
-    sentences, lorem, curly, left_out, a, w = 0, 0, 0, 0, 0, 0
-    while a < n:
-        end, following = next_line(cls, cps, a, n)
-        lo, hi = strip_span(cls, a, end)
-        verdict = c4_line(cps, cls, lo, hi, need_terminal, phrases, lengths)
-        lorem += verdict == 2
-        curly += verdict == 3
-        left_out += verdict == 1
-        while w < words and starts[w] < lo:
-            w += 1
-        first, ended = w, False
-        while w < words and starts[w] < hi:
-            if verdict == 0:
-                if ended and not marks[w] & (WORD_ENDS | WORD_MARKS):
-                    sentences += 1
-                    ended = False
-                elif marks[w] & WORD_ENDS:
-                    ended = True
-            w += 1
-        sentences += verdict == 0 and w > first
-        a = following
-    return sentences, lorem, curly, left_out
+def c4_line(cps, cls, a, b, need_terminal, phrases, lengths):
+    """The same, and with `need_terminal` a line that does not end in terminal punctuation is left out."""
+    if need_terminal and not _terminal(cps, a, b):
+        return 1
+    return _c4_contents(cps, cls, a, b, phrases, lengths)
 
 
 @kernel
-def third_longest_line(cps, n):
-    """Characters of the third longest line between newlines; 0 with fewer than three."""
-    best = np.zeros(3, np.int64)
-    a = 0
-    for i in range(n + 1):
-        if i < n and cps[i] != NEWLINE:
-            continue
-        size = i - a
-        for k in range(3):
-            if size > best[k]:
-                best[k], size = size, best[k]
-        a = i + 1
-    return best[2]
+def c4_document(cps, cls, n, starts, words, marks, phrases, lengths, out):
+    """C4's counts over a document, by both of its readings.
+
+    Args:
+        cps: code points.
+        cls: flags.
+        n: how many.
+        starts: of words.
+        words: how many.
+        marks: `WORD_ENDS` and `WORD_MARKS` of words.
+        phrases: `phrase_table`.
+        lengths: of phrases.
+        out: (8,); takes sentences in lines that C4 keeps, lines with lorem ipsum, lines with a curly bracket and lines
+            left out; then the same four where a line must end in terminal punctuation.
+    """
+    out[:] = 0
+    a, w = 0, 0
+    while a < n:
+        end, following = next_line(cls, cps, a, n)
+        lo, hi = strip_span(cls, a, end)
+        verdict = _c4_contents(cps, cls, lo, hi, phrases, lengths)
+        ended_line = verdict != 1 and _terminal(cps, lo, hi)
+        while w < words and starts[w] < lo:
+            w += 1
+        first, ended, sentences = w, False, 0
+        while w < words and starts[w] < hi:
+            if ended and not marks[w]:
+                sentences += 1
+                ended = False
+            elif marks[w] & WORD_ENDS:
+                ended = True
+            w += 1
+        sentences += w > first
+        if verdict:
+            out[3 if verdict == 1 else verdict - 1] += 1
+        else:
+            out[0] += sentences
+        if verdict == 1 or not ended_line:
+            out[7] += 1
+        elif verdict:
+            out[verdict + 3] += 1
+        else:
+            out[4] += sentences
+        a = following

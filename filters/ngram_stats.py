@@ -2,8 +2,8 @@
 
 The one choice that matters: everything is compared by 64-bit hash in one open-addressing table, reused for all counts
 of a document (an n-gram's hash is a polynomial of its words' hashes, rolled along the text): no string is built.
-Source: Gopher (arXiv:2112.11446, table A1); among n-grams of equal count the first seen is the top one, as in
-datatrove, whose words and denominators (characters of the whole text) these are.
+Source: Gopher (arXiv:2112.11446, table A1), which leaves details open: `duplicate_*` and `top_ngram` with first-seen
+ties follow datatrove (its denominator is the characters of the whole text), `covered_*` and longest ties follow DCLM.
 
 Legend: `keys` uint64 and `counts` int32 are the table (a power of two, count 0 is free); the rest as in `word_split`.
 """
@@ -60,7 +60,7 @@ def duplicate_lines(cps, n, breaks, skip_blank, cls, keys, counts):
     Returns:
         (pieces, duplicate pieces, code points in duplicate pieces).
     """
-    pieces = 1
+    pieces = 2
     for i in range(n):
         pieces += cps[i] == NEWLINE
     mask = _table_size(pieces) - 1
@@ -86,7 +86,9 @@ def duplicate_lines(cps, n, breaks, skip_blank, cls, keys, counts):
                 chars += i - begin
         begin = i = max(run, i + 1)
         if run == n and i == n:  # the text ends with the separator: an empty last piece, as re.split gives
-            total += not skip_blank
+            if not skip_blank:
+                total += 1
+                duplicates += _count(keys, counts, mask, hash_span(cps, n, n)) > 0
             break
     return total, duplicates, chars
 
@@ -102,33 +104,49 @@ def strip_span(cls, a, b):
 
 
 @kernel
-def top_ngram_chars(hashes, lengths, words, size, keys, counts, firsts):
-    """Characters of the most frequent n-gram (words joined by one space) times its count; 0 with fewer than n words.
+def top_ngram(hashes, lengths, words, size, keys, counts, firsts, space, longest):
+    """The most frequent n-gram.
 
-    `firsts` int32 (table,) takes the place of each n-gram's first occurrence, which decides ties.
+    Args:
+        hashes: of words.
+        lengths: of words, in characters.
+        words: how many.
+        size: n.
+        keys: table.
+        counts: table.
+        firsts: int32 (table,), takes the place of each n-gram's first occurrence.
+        space: characters that stand between two words.
+        longest: whether a tie goes to the longest n-gram (as in DCLM), not to the one seen first (as in datatrove).
+
+    Returns:
+        (how often it occurs, its characters); zeros with fewer than n words.
     """
     if words < size:
-        return 0
+        return 0, 0
     mask = _table_size(words) - 1
     counts[: mask + 1] = 0
     lead = np.uint64(1)
     for _ in range(size - 1):
         lead *= BASE
-    key, length, best, best_chars, best_first = np.uint64(0), size - 1, 0, 0, 0
+    key, length, best, best_chars, best_first = np.uint64(0), (size - 1) * space, 0, 0, 0
     for i in range(words):
         if i >= size:
             key -= hashes[i - size] * lead
             length -= lengths[i - size]
         key = key * BASE + hashes[i]
         length += lengths[i]
-        if i + 1 >= size:
-            slot = _slot(keys, counts, mask, key)
-            if counts[slot] == 0:
-                keys[slot], firsts[slot] = key, i
-            counts[slot] += 1
-            if counts[slot] > best or (counts[slot] == best and firsts[slot] < best_first):
-                best, best_chars, best_first = counts[slot], length, firsts[slot]
-    return best * best_chars
+        if i + 1 < size:
+            continue
+        slot = _slot(keys, counts, mask, key)
+        if counts[slot] == 0:
+            keys[slot], firsts[slot] = key, i
+        counts[slot] += 1
+        if counts[slot] < best:
+            continue
+        tie = length > best_chars if longest else firsts[slot] < best_first
+        if counts[slot] > best or tie:
+            best, best_chars, best_first = counts[slot], length, firsts[slot]
+    return best, best_chars
 
 
 @kernel
@@ -152,6 +170,99 @@ def duplicate_ngram_chars(hashes, lengths, words, size, keys, counts):
             chars += length
             key, length, filled = np.uint64(0), 0, 0
     return chars
+
+
+@kernel
+def repetition(hashes, lengths, words, units, keys, counts, firsts, out):
+    """Gopher's nine fractions, times the characters of the text.
+
+    Args:
+        hashes: of words.
+        lengths: of words.
+        words: how many.
+        units: how many of them make a word of the language; n-grams are as many times longer.
+        keys: table.
+        counts: table.
+        firsts: table.
+        out: (9,); takes count times characters of the top 2- to 4-gram, characters in duplicate 5- to 10-grams.
+    """
+    out[:] = 0
+    for k in range(3):
+        count, chars = top_ngram(hashes, lengths, words, round(units * (2 + k)), keys, counts, firsts, 1, False)
+        out[k] = count * chars
+    for k in range(6):
+        out[3 + k] = duplicate_ngram_chars(hashes, lengths, words, round(units * (5 + k)), keys, counts)
+        if out[3 + k] == 0:
+            break  # what no n-gram repeats, no longer one does
+
+
+@kernel
+def covered_ngram_chars(hashes, lengths, words, size, keys, counts):
+    """Characters of words inside any n-gram that occurs twice or more, its first occurrence too, each word once."""
+    if words < size:
+        return 0
+    mask = _table_size(words) - 1
+    counts[: mask + 1] = 0
+    lead = np.uint64(1)
+    for _ in range(size - 1):
+        lead *= BASE
+    chars, covered = 0, 0
+    for again in range(2):
+        key = np.uint64(0)
+        for i in range(words):
+            if i >= size:
+                key -= hashes[i - size] * lead
+            key = key * BASE + hashes[i]
+            if i + 1 < size:
+                continue
+            if again == 0:
+                _count(keys, counts, mask, key)
+            elif counts[_slot(keys, counts, mask, key)] > 1:
+                for w in range(max(covered, i + 1 - size), i + 1):
+                    chars += lengths[w]
+                covered = i + 1
+    return chars
+
+
+@kernel
+def covered_lines(cps, n, breaks, cls, keys, counts):
+    """Shares of repeated pieces between runs of at least `breaks` newlines, first occurrences too, empty ones aside.
+
+    Returns:
+        (pieces, pieces that occur twice or more, characters in pieces, characters in those).
+    """
+    pieces = 1
+    for i in range(n):
+        pieces += cps[i] == NEWLINE
+    mask = _table_size(pieces) - 1
+    counts[: mask + 1] = 0
+    total, repeated, chars, repeated_chars = 0, 0, 0, 0
+    for again in range(2):
+        begin = 0
+        while begin < n:
+            end = begin
+            while end < n and not _breaks(cps, end, n, breaks):
+                end += 1
+            lo, hi = strip_span(cls, begin, end)
+            if lo < hi and again == 0:
+                total += 1
+                chars += hi - lo
+                _count(keys, counts, mask, hash_span(cps, lo, hi))
+            elif lo < hi and counts[_slot(keys, counts, mask, hash_span(cps, lo, hi))] > 1:
+                repeated += 1
+                repeated_chars += hi - lo
+            begin = end
+            while begin < n and cps[begin] == NEWLINE:
+                begin += 1
+    return total, repeated, chars, repeated_chars
+
+
+@kernel
+def _breaks(cps, i, n, breaks):
+    run = 0
+    while i + run < n and run < breaks and cps[i + run] == NEWLINE:
+        run += 1
+    return run == breaks
 
 
 @kernel

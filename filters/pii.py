@@ -1,19 +1,24 @@
 """Personal data: find it, mask it, and say where it was.
 
-The one choice that matters: only documents that a columnar search finds suspicious reach Python; the spans are those of
-the original text (in characters), so that what was masked can be audited. Source: `pii_patterns.py`.
+The one choice that matters: one compiled pass over a column finds the few places that can hold personal data, and only
+windows around them meet the patterns; the spans are those of the original text (in characters), so that what was masked
+can be audited and everything outside them is untouched. Sources: `pii_candidates.py`, `pii_patterns.py`.
 """
 
+from bisect import bisect_left, insort
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal, NamedTuple
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from pydantic import Field
 
-from filters.pii_patterns import CANDIDATE, KINDS
+from filters.pii_candidates import candidates
+from filters.pii_patterns import KINDS, TYPES
+from filters.pii_surrogates import surrogate
 from pipelines.block import Block
 from pipelines.document import with_column
 from pipelines.execute import parts_of, transform
@@ -21,12 +26,16 @@ from pipelines.recipe import Section
 from pipelines.store import Outcome
 
 PiiType = Literal[
-    "private_key", "api_key", "email", "iban", "credit_card", "us_ssn", "ip_address", "phone_number"
+    "private_key", "api_key", "email", "iban", "cn_resident_id", "fr_nir", "credit_card", "us_ssn", "br_cpf", "kr_rrn",
+    "in_aadhaar", "ca_sin", "es_dni", "uk_nino", "it_fiscal_code", "crypto_wallet", "ip_address", "mac_address",
+    "phone_number",
 ]  # fmt: skip
-TYPES: tuple[PiiType, ...] = PiiType.__args__
+DEFAULT_TYPES: tuple[PiiType, ...] = tuple(name for name in PiiType.__args__ if name != "mac_address")
+"""A MAC address names a network card on a local network; nearly all in pages and code are examples: ask for it."""
 SPANS = "pii.spans"
 """Attribute column of a fused pass: the spans of each document."""
 SPAN = pa.struct([("start", pa.int64()), ("end", pa.int64()), ("type", pa.string()), ("replacement", pa.string())])
+assert set(PiiType.__args__) == set(TYPES)
 
 
 class Span(NamedTuple):
@@ -35,8 +44,8 @@ class Span(NamedTuple):
     Attributes:
         start: first character, in the original text.
         end: after the last character.
-        type: of `TYPES`.
-        replacement: the placeholder, `<EMAIL>`.
+        type: of `PiiType`.
+        replacement: the placeholder, `<EMAIL>`, or the surrogate.
     """
 
     start: int
@@ -50,27 +59,47 @@ class PiiSettings(Section):
 
     Attributes:
         types: kinds to look for.
-        action: `mask` replaces by placeholders; `tag` leaves the text and only reports spans.
+        action: `mask` replaces by placeholders; `surrogate` by made-up values of the same shape, the same value always
+            by the same; `tag` leaves the text and only reports spans.
+        seed: of surrogates.
     """
 
-    types: list[PiiType] = Field(default_factory=lambda: list(TYPES))
-    action: Literal["mask", "tag"] = "mask"
+    types: list[PiiType] = Field(default_factory=lambda: list(DEFAULT_TYPES))
+    action: Literal["mask", "surrogate", "tag"] = "mask"
+    seed: int = Field(default=0, ge=0)
 
 
-def find(text: str, types: Sequence[str] = TYPES) -> list[Span]:
+def find(text: str, types: Sequence[str] = DEFAULT_TYPES) -> list[Span]:
     """Personal data in a text, from left to right, without overlaps (the earlier kind of `KINDS` stays)."""
+    windows_W4 = candidates(pa.array([text], pa.string()))
+    return find_in(text, windows_W4[:, 1:].tolist(), types)
+
+
+def find_in(text: str, windows: Sequence[Sequence[int]], types: Sequence[str] = DEFAULT_TYPES) -> list[Span]:
+    """The same where the windows are known already.
+
+    Args:
+        text: any text.
+        windows: start, end and suspicions of each, as `pii_candidates.candidates` gives them.
+        types: kinds to look for.
+    """
     spans: list[Span] = []
     for kind in KINDS:
         if kind.name not in types:
             continue
-        for match in kind.pattern.finditer(text):
-            free = all(match.end() <= s.start or match.start() >= s.end for s in spans)
-            if free and kind.valid(match):
-                spans.append(Span(match.start(), match.end(), kind.name, kind.placeholder))
-    return sorted(spans)
+        for start, end, suspicions in windows:
+            if not suspicions & kind.near:
+                continue
+            for match in kind.pattern.finditer(text, start, end):
+                first, last = match.span(kind.group)
+                at = bisect_left(spans, (first,))
+                free = (at == 0 or spans[at - 1].end <= first) and (at == len(spans) or last <= spans[at].start)
+                if free and kind.valid(match):
+                    insort(spans, Span(first, last, kind.name, kind.placeholder))
+    return spans
 
 
-def mask(text: str, types: Sequence[str] = TYPES) -> tuple[str, list[Span]]:
+def mask(text: str, types: Sequence[str] = DEFAULT_TYPES) -> tuple[str, list[Span]]:
     """Replace personal data by placeholders.
 
     Args:
@@ -109,18 +138,30 @@ class MaskPii(Block):
     def apply(self, batch: pa.Table) -> pa.Table:
         """Mask a batch."""
         text = batch["text"].combine_chunks()
-        suspicious = pc.match_substring_regex(text, CANDIDATE)
-        texts = text.to_pylist() if pc.any(suspicious).as_py() else []
+        windows_W4 = candidates(text)
+        rows, starts = np.unique(windows_W4[:, 0], return_index=True)
+        suspicious = text.take(pa.array(rows)).to_pylist()
         found: list[list[dict]] = [[] for _ in range(batch.num_rows)]
-        masked = False
-        for row in pc.indices_nonzero(suspicious).to_pylist():
-            changed, spans = mask(texts[row], self.settings.types)
+        changed: dict[int, str] = {}
+        bounds = [*starts.tolist(), len(windows_W4)]
+        for number, (row, original) in enumerate(zip(rows.tolist(), suspicious, strict=True)):
+            spans = self._spans(original, windows_W4[bounds[number] : bounds[number + 1], 1:].tolist())
             found[row] = [span._asdict() for span in spans]
-            if spans and self.settings.action == "mask":
-                texts[row], masked = changed, True
-        if masked:
-            batch = with_column(batch, "text", pa.array(texts, pa.string()))
+            if spans and self.settings.action != "tag":
+                changed[row] = replace_spans(original, spans)
+        if changed:
+            edited = np.zeros(batch.num_rows, bool)
+            edited[list(changed)] = True
+            text = pc.replace_with_mask(text, pa.array(edited), pa.array(list(changed.values()), pa.string()))
+            batch = with_column(batch, "text", text)
         return with_column(batch, SPANS, pa.array(found, pa.list_(SPAN)))
+
+    def _spans(self, text: str, windows: Sequence[Sequence[int]]) -> list[Span]:
+        spans = find_in(text, windows, self.settings.types)
+        if self.settings.action != "surrogate":
+            return spans
+        values = [surrogate(text[s.start : s.end], s.type, self.settings.seed) for s in spans]
+        return [span._replace(replacement=value) for span, value in zip(spans, values, strict=True)]
 
 
 def write_spans(work: Path, parts: Sequence[str]) -> dict[str, int]:

@@ -1,176 +1,151 @@
 """Text statistics: every number that a heuristic rule looks at, for a column of texts, in one compiled pass.
 
 The one choice that matters: kernels read the UTF-8 buffers of the Arrow column and words are split once per document,
-so that all rule sets together cost little more than one. Ratios whose denominator is zero are 0.
+so that all rule sets together cost little more than one; parts that no chosen rule looks at are left out. Ratios whose
+denominator is zero are 0.
 Source of the definitions: Gopher (arXiv:2112.11446), C4 (JMLR 21/20-074), FineWeb (arXiv:2406.17557), StarCoder
 (arXiv:2305.06161) for code. Words: see `word_split.py`.
 
-Legend: `cps` uint32 code points of one document, `cls` uint16 their flags (`characters.py`).
+Legend: `cps` uint32 code points of one document, `cls` uint32 their flags (`characters.py`).
 """
 
-from collections.abc import Mapping
-from typing import NamedTuple
+from collections.abc import Collection, Mapping
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 
+from filters import code_stats as code
 from filters import ngram_stats as ng
-from filters.characters import ALPHA, CJK, DIGIT, MARK, PUNCTUATION, TABLE_SIZE, TERMINAL, character_table
-from filters.line_stats import (
-    ELLIPSIS,
-    WORD_ENDS,
-    WORD_MARKS,
-    c4_document,
-    gopher_lines,
-    line_lengths,
-    phrase_table,
-    third_longest_line,
-)
-from filters.word_split import ABBREVIATIONS, DOT, UNITS, hash_span, hashes_of, split_words
+from filters.characters import ALPHA, CJK, CLUSTER, DIGIT, MARK, PUNCTUATION, SPACE, TERMINAL
+from filters.chinese_stats import chinese_document
+from filters.line_stats import ELLIPSIS, WORD_ENDS, WORD_MARKS, c4_document, gopher_lines, line_lengths
+from filters.math_stats import math_marks
+from filters.text_memory import MAX_BYTES, NO_LANGUAGE, Languages, Lexicon, buffers_of, decode, lexicon, scratch
+from filters.word_split import DOT, hash_span, split_words
 from pipelines.compiled import kernel
 
-STATS = (
-    "chars", "lines", "words", "word_length", "hashes", "ellipses", "bullet_lines", "ellipsis_lines", "alpha_words",
-    "stop_words", "paragraph_frac", "paragraph_chars", "line_frac", "line_chars", "top_2_gram", "top_3_gram",
-    "top_4_gram", "dup_5_gram", "dup_6_gram", "dup_7_gram", "dup_8_gram", "dup_9_gram", "dup_10_gram", "line_punct",
-    "short_lines", "fineweb_line_chars", "newlines", "sentences", "lorem_ipsum", "curly_bracket", "lines_left_out",
-    "terminal_sentences", "terminal_lorem_ipsum", "terminal_curly_bracket", "terminal_lines_left_out",
-    "third_longest_line", "longest_line", "mean_line", "alphanumeric", "cjk",
-)  # fmt: skip
-"""Names of the columns that `text_stats` returns; `rules.py` says what each is compared with."""
-STOP_WORDS = ("the", "be", "to", "of", "and", "that", "have", "with")  # Gopher, section A1.1
-MAX_BYTES = 4 << 20
-"""A longer text is measured by its first 4 MiB: memory stays bounded, and Gopher drops such texts anyway."""
-(
-    CHARS, LINES, WORDS, WORD_LENGTH, HASHES, ELLIPSES, BULLETS, ELLIPSIS_LINES, ALPHA_WORDS, STOPS, PARA_FRAC,
-    PARA_CHARS, LINE_FRAC, LINE_CHARS, TOP_2, _TOP_3, _TOP_4, DUP_5, _DUP_6, _DUP_7, _DUP_8, _DUP_9, _DUP_10,
-    LINE_PUNCT, SHORT_LINES, FINEWEB_CHARS, NEWLINES, SENTENCES, _LOREM, _CURLY, _LEFT, TERMINALS, _TLOREM, _TCURLY,
-    _TLEFT, THIRD_LINE, LONGEST_LINE, MEAN_LINE, ALNUM, HAN,
-) = range(len(STATS))  # fmt: skip
+JOINED = 4  # no stop word of a script without spaces is longer, counted in letters with their marks
+_NGRAMS = ("top_2_gram", "top_3_gram", "top_4_gram", *(f"dup_{n}_gram" for n in range(5, 11)))
+PARTS: Mapping[str, tuple[str, ...]] = {
+    "characters": ("chars", "alphanumeric", "letters", "cjk", "spaces"),
+    "lines": ("bullet_lines", "ellipsis_lines", "lines", "line_punct", "short_lines", "longest_line", "mean_line",
+              "third_longest_line", "fineweb_line_chars"),
+    "words": ("words", "word_length", "hashes", "ellipses", "alpha_words", "stop_words", "newlines"),
+    "sentences": ("sentences", "lorem_ipsum", "curly_bracket", "lines_left_out", "terminal_sentences",
+                  "terminal_lorem_ipsum", "terminal_curly_bracket", "terminal_lines_left_out"),
+    "repetition": ("paragraph_frac", "paragraph_chars", "line_frac", "line_chars", *_NGRAMS),
+    "covered": ("covered_line_frac", "covered_line_chars", "covered_paragraph_frac", "covered_paragraph_chars",
+                *(f"covered_{name}" for name in _NGRAMS)),
+    "language": ("language_words", "language_word_length", "language_alpha_words", "language_stop_words",
+                 "language_newlines", *(f"language_{name}" for name in _NGRAMS)),
+    "code": ("comment_chars", "encoded_chars", "longest_encoded", "generated_marks"),
+    "math": ("formulas", "formula_chars", "latex_commands", "math_chars"),
+    "chinese": ("zh_sentences", "zh_boilerplate_lines", "zh_stop_words"),
+}  # fmt: skip
+"""Statistics by the part of the pass that computes them; `docs/filters.md` defines each."""
+STATS = tuple(name for names in PARTS.values() for name in names)
+"""Names of the columns that `text_stats` returns; `rule_tables.py` says what each is compared with."""
+_AT = {part: STATS.index(names[0]) for part, names in PARTS.items()}
+CHARACTERS, LINES, WORDS, SENTENCES = (_AT[part] for part in ("characters", "lines", "words", "sentences"))
+REPETITION, COVERED, LANGUAGE, CODE, MATH, CHINESE = (_AT[part] for part in list(PARTS)[4:])
+_PART_OF = {name: part for part, names in PARTS.items() for name in names}
+_BIT = {part: 1 << bit for bit, part in enumerate(PARTS)}
+_LINES, _WORDS, _SENTENCES, _REPETITION, _COVERED, _LANGUAGE, _CODE, _MATH, _CHINESE = (
+    _BIT[part] for part in list(PARTS)[1:]
+)
 
 
-class Lexicon(NamedTuple):
-    """Constant arrays that kernels look things up in."""
-
-    table: np.ndarray
-    abbreviations: np.ndarray
-    units: np.ndarray
-    stop_words: np.ndarray
-    phrases: np.ndarray
-    phrase_lengths: np.ndarray
-
-
-class Scratch(NamedTuple):
-    """Arrays of the longest document's size, reused for every document."""
-
-    cps: np.ndarray
-    cls: np.ndarray
-    starts: np.ndarray
-    ends: np.ndarray
-    hashes: np.ndarray
-    lengths: np.ndarray
-    marks: np.ndarray
-    keys: np.ndarray
-    counts: np.ndarray
-    firsts: np.ndarray
-
-
-def lexicon() -> Lexicon:
-    """Build the lookup arrays (a tenth of a second; keep the result)."""
-    hashes = (hashes_of(ABBREVIATIONS), hashes_of(UNITS), hashes_of(list(STOP_WORDS)))
-    return Lexicon(character_table(), *hashes, *phrase_table())
-
-
-def scratch(longest_bytes: int) -> Scratch:
-    """Working memory for texts of at most `longest_bytes` bytes."""
-    size, table = longest_bytes + 1, 16
-    while table < 2 * size:
-        table *= 2
-    kinds = (np.uint32, np.uint16, np.int32, np.int32, np.uint64, np.int64, np.uint8)
-    arrays = [np.empty(size, kind) for kind in kinds]
-    counts, firsts = np.zeros(table, np.int32), np.empty(table, np.int32)
-    return Scratch(*arrays, keys=np.empty(table, np.uint64), counts=counts, firsts=firsts)
-
-
-def buffers_of(texts: pa.Array | pa.ChunkedArray) -> tuple[np.ndarray, np.ndarray]:
-    """The bytes and offsets of a string column.
-
-    Returns:
-        uint8 (bytes,), int64 (rows + 1,); null reads as the empty text.
-    """
-    if isinstance(texts, pa.ChunkedArray):
-        texts = texts.combine_chunks()
-    if texts.null_count:
-        texts = pc.fill_null(texts, "")
-    texts = texts.cast(pa.large_string())
-    if not len(texts):
-        return np.zeros(1, np.uint8), np.zeros(1, np.int64)
-    _, bounds, data = texts.buffers()
-    offsets = np.frombuffer(bounds, np.int64)[texts.offset : texts.offset + len(texts) + 1]  # type: ignore[arg-type]
-    return np.frombuffer(data, np.uint8) if data is not None and data.size else np.zeros(1, np.uint8), offsets
-
-
-def text_stats(texts: pa.Array | pa.ChunkedArray, words: Lexicon | None = None) -> Mapping[str, np.ndarray]:
-    """Compute all statistics of every text.
+def text_stats(
+    texts: pa.Array | pa.ChunkedArray,
+    words: Lexicon | None = None,
+    wanted: Collection[str] = STATS,
+    languages: Languages = NO_LANGUAGE,
+    language_N: np.ndarray | None = None,
+) -> Mapping[str, np.ndarray]:
+    """Compute statistics of every text.
 
     Args:
         texts: string column of N texts.
         words: lookup arrays, built when not given.
+        wanted: names in `STATS`; what shares a part with one of them is computed too.
+        languages: L languages, for the statistics named `language_...`.
+        language_N: int64 (N,), the language of each text, all 0 when not given.
 
     Returns:
-        name in `STATS` -> float64 (N,).
+        name -> float64 (N,), for every statistic of the parts that were asked for.
     """
     data, offsets = buffers_of(texts)
     rows = len(offsets) - 1
+    parts = [part for part in PARTS if any(_PART_OF[name] == part for name in wanted)]
     values = np.zeros((rows, len(STATS)))
     if rows:
         longest = int(min(MAX_BYTES, np.diff(offsets).max()))
-        _measure(data, offsets, values, words or lexicon(), scratch(longest))
-    return {name: values[:, column] for column, name in enumerate(STATS)}
+        language_N = np.zeros(rows, np.int64) if language_N is None else language_N
+        chosen = sum(_BIT[part] for part in parts)
+        _measure(data, offsets, values, words or lexicon(), languages, language_N, chosen, scratch(longest))
+    return {name: values[:, column] for column, name in enumerate(STATS) if _PART_OF[name] in parts}
 
 
 @kernel
-def decode(data, a, b, table, cps, cls):
-    """UTF-8 bytes [a, b) to code points and flags; returns how many. A sequence cut by b is left out."""
-    n = 0
-    while a < b:
-        byte = np.int64(data[a])
-        if byte < 0x80:
-            size, c = 1, byte
-        elif byte < 0xE0:
-            size, c = 2, byte & 0x1F
-        elif byte < 0xF0:
-            size, c = 3, byte & 0x0F
-        else:
-            size, c = 4, byte & 0x07
-        if a + size > b:
-            break
-        for k in range(1, size):
-            c = (c << 6) | np.int64(data[a + k] & 0x3F)
-        cps[n] = c
-        cls[n] = table[min(c, TABLE_SIZE - 1)]
-        n += 1
-        a += size
-    return n
-
-
-@kernel
-def _measure(data, offsets, values, words, memory):
+def _measure(data, offsets, values, words, languages, language_N, parts, memory):
     for row in range(len(offsets) - 1):
-        a = offsets[row]
+        a, out = offsets[row], values[row]
         n = decode(data, a, min(offsets[row + 1], a + MAX_BYTES), words.table, memory.cps, memory.cls)
-        count = split_words(memory.cps, memory.cls, n, memory.starts, memory.ends, words.abbreviations, words.units)
-        out = values[row]
-        out[CHARS] = n
-        _word_stats(out, n, count, words, memory)
-        _line_stats(out, n, count, words, memory)
-        _repetition_stats(out, n, count, memory)
-        _character_stats(out, n, memory)
+        _character_stats(out[CHARACTERS:], n, memory)
+        if parts & _LINES:
+            _line_stats(out[LINES:], n, memory)
+        if parts & (_WORDS | _SENTENCES | _REPETITION | _COVERED | _LANGUAGE):
+            count = split_words(memory.cps, memory.cls, n, memory.starts, memory.ends, words.abbreviations, words.units)
+            _word_stats(out[WORDS:], n, count, words, memory)
+            if parts & _SENTENCES:
+                c4_document(memory.cps, memory.cls, n, memory.starts, count, memory.marks, words.phrases,
+                            words.phrase_lengths, out[SENTENCES : SENTENCES + 8])  # fmt: skip
+            if parts & _REPETITION:
+                _repetition_stats(out[REPETITION:], n, count, memory)
+            if parts & _COVERED:
+                _covered_stats(out[COVERED:], n, count, memory)
+            if parts & _LANGUAGE:  # the last: it may split words anew
+                _language_stats(out, n, count, words, languages, language_N[row], parts & _REPETITION != 0, memory)
+        if parts & _CODE:
+            _code_stats(out[CODE:], n, words, memory)
+        if parts & _MATH:
+            _math_stats(out[MATH:], n, n - round(out[CHARACTERS + 4] * n), memory)
+        if parts & _CHINESE:
+            sentences, share, stops = chinese_document(memory.cps, memory.cls, n, words.boilerplate,
+                                                       words.boilerplate_lengths, words.stop_characters)  # fmt: skip
+            out[CHINESE], out[CHINESE + 1], out[CHINESE + 2] = sentences, share, stops
+
+
+@kernel
+def _code_stats(out, n, words, memory):
+    comments, total = code.comment_chars(memory.cps, memory.cls, n)
+    encoded, longest = code.encoded_chars(memory.cps, memory.cls, n)
+    out[0], out[1], out[2] = comments / max(total, 1), encoded / max(n, 1), longest
+    out[3] = code.generated_marks(memory.cps, n, words.generated, words.generated_lengths)
+
+
+@kernel
+def _math_stats(out, n, visible, memory):
+    formulas, inside, commands, signs = math_marks(memory.cps, memory.cls, n)
+    out[0], out[1], out[2], out[3] = formulas, inside / max(visible, 1), commands, signs / max(visible, 1)
+
+
+@kernel
+def _character_stats(out, n, memory):
+    letters, digits, han, spaces = 0, 0, 0, 0
+    for i in range(n):
+        flags = memory.cls[i]
+        letters += flags & ALPHA != 0
+        digits += flags & DIGIT != 0
+        han += flags & CJK != 0
+        spaces += flags & SPACE != 0
+    out[0], out[1], out[2] = n, (letters + digits) / max(n, 1), letters / max(n, 1)
+    out[3], out[4] = han / max(n - spaces, 1), spaces / max(n, 1)
 
 
 @kernel
 def _word_stats(out, n, count, words, memory):
+    """Writes hashes, lengths and marks of the words, too."""
     cps, cls = memory.cps, memory.cls
     proper, letters, alpha, stops = 0, 0, 0, 0
     for w in range(count):
@@ -191,40 +166,38 @@ def _word_stats(out, n, count, words, memory):
             at = np.searchsorted(words.stop_words, memory.hashes[w])
             if at < len(words.stop_words) and words.stop_words[at] == memory.hashes[w]:
                 stops |= 1 << at
-    distinct = 0
-    while stops:
-        distinct += stops & 1
-        stops >>= 1
-    hashes, ellipses, i = 0, 0, 0
+    hashes, ellipses, newlines, i = 0, 0, 0, 0
     while i < n:
         hashes += cps[i] == 35
+        newlines += cps[i] == ng.NEWLINE
         ellipses += cps[i] == ELLIPSIS
         if cps[i] == DOT and i + 2 < n and cps[i + 1] == DOT and cps[i + 2] == DOT:
             ellipses += 1
             i += 2
         i += 1
     total = max(count, 1)
-    out[WORDS], out[WORD_LENGTH] = proper, letters / max(proper, 1)
-    out[HASHES], out[ELLIPSES], out[ALPHA_WORDS], out[STOPS] = hashes / total, ellipses / total, alpha / total, distinct
+    out[0], out[1], out[2], out[3] = proper, letters / max(proper, 1), hashes / total, ellipses / total
+    out[4], out[5], out[6] = alpha / total, _ones(stops), newlines / total
 
 
 @kernel
-def _line_stats(out, n, count, words, memory):
+def _ones(mask):
+    count = 0
+    while mask:
+        count += mask & 1
+        mask >>= 1
+    return count
+
+
+@kernel
+def _line_stats(out, n, memory):
     cps, cls = memory.cps, memory.cls
     lines, bullets, ellipses = gopher_lines(cps, cls, n)
-    out[BULLETS], out[ELLIPSIS_LINES] = bullets / max(lines, 1), ellipses / max(lines, 1)
-    lines, punctuated, short, longest, total, newlines = line_lengths(cps, cls, n)
-    out[LINES], out[LONGEST_LINE], out[MEAN_LINE] = lines, longest, total / max(lines, 1)
-    out[LINE_PUNCT], out[SHORT_LINES] = punctuated / max(lines, 1), short / max(lines, 1)
-    out[NEWLINES] = newlines / max(count, 1)
-    repeated = ng.duplicate_lines(cps, n, 1, True, cls, memory.keys, memory.counts)[2]
-    out[FINEWEB_CHARS] = repeated / max(n - newlines, 1)
-    for column, need_terminal in ((SENTENCES, False), (TERMINALS, True)):
-        found = c4_document(cps, cls, n, memory.starts, count, memory.marks, need_terminal, words.phrases,
-                            words.phrase_lengths)  # fmt: skip
-        for k in range(4):
-            out[column + k] = found[k]
-    out[THIRD_LINE] = third_longest_line(cps, n)
+    out[0], out[1] = bullets / max(lines, 1), ellipses / max(lines, 1)
+    lines, punctuated, short, longest, total, newlines = line_lengths(cps, cls, n, memory.best)
+    out[2], out[3], out[4] = lines, punctuated / max(lines, 1), short / max(lines, 1)
+    out[5], out[6], out[7] = longest, total / max(lines, 1), memory.best[2]
+    out[8] = ng.duplicate_lines(cps, n, 1, True, cls, memory.keys, memory.counts)[2] / max(n - newlines, 1)
 
 
 @kernel
@@ -233,22 +206,77 @@ def _repetition_stats(out, n, count, memory):
     chars = max(n, 1)
     lo, hi = ng.strip_span(cls, 0, n)
     total, duplicates, repeated = ng.duplicate_lines(cps[lo:hi], hi - lo, 2, False, cls, keys, counts)
-    out[PARA_FRAC], out[PARA_CHARS] = duplicates / max(total, 1), repeated / chars
+    out[0], out[1] = duplicates / max(total, 1), repeated / chars
     total, duplicates, repeated = ng.duplicate_lines(cps, n, 1, False, cls, keys, counts)
-    out[LINE_FRAC], out[LINE_CHARS] = duplicates / max(total, 1), repeated / chars
-    for k in range(3):
-        top = ng.top_ngram_chars(memory.hashes, memory.lengths, count, 2 + k, keys, counts, memory.firsts)
-        out[TOP_2 + k] = top / chars
-    for k in range(6):
-        out[DUP_5 + k] = ng.duplicate_ngram_chars(memory.hashes, memory.lengths, count, 5 + k, keys, counts) / chars
+    out[2], out[3] = duplicates / max(total, 1), repeated / chars
+    ng.repetition(memory.hashes, memory.lengths, count, 1.0, keys, counts, memory.firsts, out[4:13])
+    out[4:13] /= chars
 
 
 @kernel
-def _character_stats(out, n, memory):
-    alphanumeric, han, visible = 0, 0, 0
-    for i in range(n):
-        flags = memory.cls[i]
-        alphanumeric += flags & (ALPHA | DIGIT) != 0
-        han += flags & CJK != 0
-        visible += flags & 1 == 0  # not a space
-    out[ALNUM], out[HAN] = alphanumeric / max(n, 1), han / max(visible, 1)
+def _stop_word(hashes, value):
+    for k in range(len(hashes)):
+        if hashes[k] == value:
+            return 1 << k
+    return 0
+
+
+@kernel
+def _language_stats(out, n, count, words, languages, row, measured, memory):
+    """Words as the language makes them; their statistics."""
+    at, keys, counts, newlines = LANGUAGE, memory.keys, memory.counts, out[WORDS + 6] * max(count, 1)
+    units = languages.units[row]
+    if languages.elision[row]:
+        count = split_words(memory.cps, memory.cls, n, memory.starts, memory.ends, words.abbreviations, words.units,
+                            True)  # fmt: skip
+        measured = False
+    stops, letters = 0, 0
+    total, proper, alpha = 0.0, 0.0, 0.0
+    first, last = languages.bounds[row], languages.bounds[row + 1]
+    for w in range(count):
+        a, b = memory.starts[w], memory.ends[w]
+        every, some = memory.cls[a], memory.cls[a]
+        for i in range(a + 1, b):
+            every &= memory.cls[i]
+            some |= memory.cls[i]
+        memory.hashes[w], memory.lengths[w] = hash_span(memory.cps, a, b), b - a
+        weight = 1 / units if memory.cls[a] & (CJK | CLUSTER) else 1.0
+        total += weight
+        alpha += weight if some & ALPHA else 0.0
+        if not every & MARK:
+            proper += weight
+            letters += b - a
+        joined = min(count, w + JOINED) if units > 1 else w + 1  # a stop word may be several of our words
+        for end in range(w, joined):
+            if end > w and memory.starts[end] != memory.ends[end - 1]:
+                break
+            stops |= _stop_word(languages.stop_words[first:last], hash_span(memory.cps, a, memory.ends[end]))
+    per_word = 1 / total if total > 0 else 1.0
+    out[at], out[at + 1], out[at + 2] = proper, letters / proper if proper > 0 else 0.0, alpha * per_word
+    out[at + 3], out[at + 4] = _ones(stops), newlines * per_word
+    if measured and units == 1:
+        out[at + 5 : at + 14] = out[REPETITION + 4 : REPETITION + 13]
+        return
+    ng.repetition(memory.hashes, memory.lengths, count, units, keys, counts, memory.firsts, out[at + 5 : at + 14])
+    out[at + 5 : at + 14] /= max(n, 1)
+
+
+@kernel
+def _covered_stats(out, n, count, memory):
+    """Gopher's fractions as DCLM reads them: of the characters in words, first occurrences counted too."""
+    keys, counts = memory.keys, memory.counts
+    for k in range(2):
+        total, repeated, chars, repeated_chars = ng.covered_lines(memory.cps, n, 1 + k, memory.cls, keys, counts)
+        out[2 * k], out[2 * k + 1] = repeated / max(total, 1), repeated_chars / max(chars, 1)
+    proper, chars = 0, 0
+    for w in range(count):  # words of only punctuation move out
+        if not memory.marks[w] & WORD_MARKS:
+            memory.hashes[proper], memory.lengths[proper] = memory.hashes[w], memory.lengths[w]
+            chars += memory.lengths[w]
+            proper += 1
+    for k in range(3):
+        often, size = ng.top_ngram(memory.hashes, memory.lengths, proper, 2 + k, keys, counts, memory.firsts, 0, True)
+        out[4 + k] = min(1.0, often * size / max(chars, 1)) if often > 1 else 0.0
+    for k in range(6):
+        covered = ng.covered_ngram_chars(memory.hashes, memory.lengths, proper, 5 + k, keys, counts)
+        out[7 + k] = covered / max(chars, 1)

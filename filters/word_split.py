@@ -5,8 +5,10 @@ The one choice that matters: words are those of spaCy's English rules (quotes, b
 tuned on such words, and each Han or Kana character is a word. Rare special cases (emoticons, `gonna`) are left out:
 decisions agree with datatrove's on more than 99 % of documents (tests/bench/test_filters_bench.py measures it).
 
-Legend: `cps` uint32 code points of one document, `cls` uint16 their flags (`characters.py`), `starts`/`ends` int32.
+Legend: `cps` uint32 code points of one document, `cls` uint32 their flags (`characters.py`), `starts`/`ends` int32.
 """
+
+from collections.abc import Sequence
 
 import numpy as np
 
@@ -15,6 +17,8 @@ from filters.characters import (
     ALPHA,
     BEFORE_DOT,
     CJK,
+    CLUSTER,
+    COMBINING,
     CURRENCY,
     DIGIT,
     HYPHEN,
@@ -33,50 +37,15 @@ ABBREVIATIONS = (
     "Mr. Mrs. Ms. Dr. Prof. St. Mt. Jr. Inc. Ltd. Co. co. Corp. Bros. Gen. Gov. Rep. Rev. Sen. Adm. Messrs. Mo. Md. vs."
     " a.m. p.m. e.g. E.g. i.e. I.e. v.s. Ph.D. Jan. Feb. Mar. Apr. Jun. Jul. Aug. Sep. Sept. Oct. Nov. Dec. Ala. Ariz."
     " Ark. Calif. Colo. Conn. Del. Fla. Ga. Ill. Ind. Kan. Ky. La. Mass. Mich. Minn. Miss. Neb. Nev. Okla. Ore. Pa."
-    " Tenn. Va. Wash. Wis. " + " ".join(f"{letter}." for letter in "abcdefghijklmnopqrstuvwxyz")
+    " Tenn. Va. Wash. Wis. " + " ".join(f"{letter}." for letter in "abcdefghijklmnopqrstuvwxyzг")
 ).split()
 """Words that keep their dot; a dot that stays does not end a sentence."""
-UNITS = [
-    "km",
-    "m",
-    "dm",
-    "cm",
-    "mm",
-    "ha",
-    "nm",
-    "yd",
-    "in",
-    "ft",
-    "kg",
-    "g",
-    "mg",
-    "t",
-    "lb",
-    "oz",
-    "kmh",
-    "mph",
-    "hPa",
-    "Pa",
-    "mbar",
-    "mb",
-    "MB",
-    "kb",
-    "KB",
-    "gb",
-    "GB",
-    "tb",
-    "TB",
-    "T",
-    "G",
-    "M",
-    "K",
-    "am",
-    "pm",
-]
+_UNITS = "km m dm cm mm ha nm yd in ft kg g mg t lb oz kmh mph hPa Pa mbar mb MB kb KB gb GB tb TB T G M K am pm"
+UNITS = _UNITS.split()
 """Split off after a digit: `10km` is two words."""
 
 
-def hashes_of(words: list[str]) -> np.ndarray:
+def hashes_of(words: Sequence[str]) -> np.ndarray:
     """The kernel's hash of each word, sorted: uint64 (len(words),)."""
     values = [hash_span(np.array([ord(c) for c in word], np.uint32), 0, len(word)) for word in words]
     return np.array(sorted(int(value) for value in values), np.uint64)
@@ -299,18 +268,66 @@ def _chunk(cps, cls, a, b, starts, ends, w, abbreviations, units):
 
 
 @kernel
-def split_words(cps, cls, n, starts, ends, abbreviations, units):
-    """Split n code points into words; returns how many. `starts` and `ends` hold at least n entries."""
+def _elided(cps, cls, a, b, starts, ends, w):
+    """Split after an apostrophe between letters: `l'homme` is `l'` + `homme`."""
+    begin = a
+    for i in range(a + 1, b - 1):
+        if (cps[i] == APOSTROPHE or cps[i] == CURLY_APOSTROPHE) and cls[i - 1] & ALPHA and cls[i + 1] & ALPHA:
+            w = _put(starts, ends, w, begin, i + 1)
+            begin = i + 1
+    return w, begin
+
+
+@kernel
+def _quick(cps, cls, a, b, every, starts, ends, w, abbreviations):
+    """The usual chunks, letters and at most one mark behind them, without looking for affixes; -1: none of them.
+
+    `every` holds the flags that all code points but the last share.
+    """
+    last = cls[b - 1]
+    if not every & ALPHA or every & AFFIX:
+        return -1
+    if last & ALPHA:
+        return -1 if last & AFFIX else _put(starts, ends, w, a, b)
+    if cps[b - 1] == DOT and not _keeps_dot(cps, a, b, abbreviations):
+        if not (cls[b - 2] & BEFORE_DOT or (b - a > 2 and cls[b - 2] & cls[b - 3] & UPPER)):
+            return -1
+    elif not last & AFFIX:
+        return -1
+    w = _put(starts, ends, w, a, b - 1)
+    return _put(starts, ends, w, b - 1, b)
+
+
+@kernel
+def split_words(cps, cls, n, starts, ends, abbreviations, units, elision=False):
+    """Split n code points into words; returns how many. `starts` and `ends` hold at least n entries.
+
+    With `elision`, words are also split after an apostrophe, as French, Italian and Catalan want.
+    """
     w, i = 0, 0
     while i < n:
         if cls[i] & SPACE:
             i += 1
-        elif cls[i] & CJK:
-            w = _put(starts, ends, w, i, i + 1)
-            i += 1
-        else:
+        elif cls[i] & (CJK | CLUSTER):
             begin = i
-            while i < n and not cls[i] & (SPACE | CJK):
+            i += 1
+            while i < n and cls[i] & COMBINING:
                 i += 1
+            w = _put(starts, ends, w, begin, i)
+        else:
+            begin, every, before = i, cls[i], cls[i]
+            while i < n and not cls[i] & (SPACE | CJK | CLUSTER):
+                every &= before
+                before = cls[i]
+                i += 1
+            if i - begin == 1:
+                w = _put(starts, ends, w, begin, i)
+                continue
+            done = _quick(cps, cls, begin, i, every, starts, ends, w, abbreviations)
+            if done >= 0:
+                w = done
+                continue
+            if elision:
+                w, begin = _elided(cps, cls, begin, i, starts, ends, w)
             w = _chunk(cps, cls, begin, i, starts, ends, w, abbreviations, units)
     return w

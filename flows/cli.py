@@ -14,7 +14,8 @@ from typing import Any
 
 import typer
 
-from flows.commands import documents, mixing, models, runs
+from flows.commands import documents, fetching, mixing, models, runs
+from flows.verb import offer_executors
 from pipelines.errors import LoamError
 from pipelines.progress import console
 
@@ -27,8 +28,9 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-for group in (runs, documents, models, mixing):
+for group in (runs, fetching, documents, models, mixing):
     group.register(app)
+offer_executors(app)
 
 
 def main() -> None:

@@ -3,13 +3,19 @@
 from collections.abc import Sequence
 
 from flows.commands.runs import kind_of
-from flows.recipe import RunRecipe
+from flows.corpus import CorpusRecipe
+from flows.recipe import BuildRecipe, RunRecipe
 from pipelines.errors import RecipeError
 from pipelines.recipe import Section, load_recipe
 from synth.recipe import SynthSettings
 from trainer.recipe import TrainRecipe
 
-RECIPE_KINDS: dict[str, type[Section]] = {"run": RunRecipe, "train": TrainRecipe, "synth": SynthSettings}
+RECIPE_KINDS: dict[str, type[Section]] = {
+    "run": RunRecipe,
+    "corpus": CorpusRecipe,
+    "train": TrainRecipe,
+    "synth": SynthSettings,
+}
 
 
 def load_any(name: str, sets: Sequence[str] = ()) -> Section:
@@ -22,3 +28,15 @@ def load_any(name: str, sets: Sequence[str] = ()) -> Section:
     if kind not in RECIPE_KINDS:
         raise RecipeError(f"{name}: kind {kind!r} is not known; there are: {', '.join(RECIPE_KINDS)}")
     return load_recipe(name, RECIPE_KINDS[kind], sets)
+
+
+def load_build(name: str, sets: Sequence[str] = ()) -> BuildRecipe:
+    """Load a recipe that `loam run` performs: one of kind `run` or `corpus`.
+
+    Raises:
+        RecipeError: it is of another kind, or does not hold.
+    """
+    recipe = load_any(name, sets)
+    if not isinstance(recipe, BuildRecipe):
+        raise RecipeError(f"{name} is of kind {kind_of(name)!r}; `loam run` performs recipes of kind run and corpus")
+    return recipe

@@ -3,7 +3,8 @@
 from pathlib import Path
 from typing import Any
 
-from flows.recipe import RunRecipe
+from flows.estimate import cost_of
+from flows.recipe import BuildRecipe, RunRecipe
 from flows.runner import run_folder
 from pipelines.manifest import MANIFEST, digest_of, read_manifest
 from pipelines.quantities import human
@@ -20,6 +21,8 @@ def account(recipe: Section) -> dict[str, Any]:
     """
     if isinstance(recipe, RunRecipe):
         return _account_run(recipe)
+    if isinstance(recipe, BuildRecipe):
+        return {"domains": recipe.domains, "estimate": cost_of(recipe)}
     if isinstance(recipe, TrainRecipe):
         return _account_training(recipe, recipe.model.vocab_size)
     return {"name": getattr(recipe, "name", ""), "digest": digest_of(recipe.model_dump(mode="json"))}
@@ -46,7 +49,7 @@ def _account_run(recipe: RunRecipe) -> dict[str, Any]:
     runs = recipe.ablate.proxies + 2 * recipe.ablate.confirm_seeds
     search = runs * models["proxy"]["training_flops"]
     return {
-        "domains": sorted({source.domain or name for name, source in recipe.sources.items()}),
+        "domains": recipe.domains,
         **models,
         "proxy_runs": {"swarm": recipe.ablate.proxies, "confirmation": 2 * recipe.ablate.confirm_seeds},
         "search_flops": search,
@@ -55,7 +58,7 @@ def _account_run(recipe: RunRecipe) -> dict[str, Any]:
     }
 
 
-def plan_rows(recipe: RunRecipe, runs: Path) -> list[dict[str, Any]]:
+def plan_rows(recipe: BuildRecipe, runs: Path) -> list[dict[str, Any]]:
     """One row for each step: whether it is done, and on what it depends.
 
     A step counts as done when its manifest carries the settings and code of today and the digests of its parents.

@@ -1,9 +1,11 @@
 """The recipe of a whole run: one section for each part, each section a model of the folder that it configures.
 
-`kind` tells recipes apart: a `run` is a whole way from sources to a published model; the other kinds belong to one
-folder (`RECIPE_KINDS`). Token and epoch accounting of a run is in `flows/plan.py`.
+`kind` tells recipes apart: a `run` is a whole way from sources to a published model, a `corpus` (`flows/corpus.py`)
+ends with tokens; the other kinds belong to one folder (`RECIPE_KINDS`). Token and epoch accounting of a run is in
+`flows/plan.py`.
 """
 
+from collections.abc import Mapping
 from typing import Literal
 
 from pydantic import Field, model_validator
@@ -11,17 +13,20 @@ from pydantic import Field, model_validator
 from filters.buckets import BucketSettings
 from filters.heuristics import FilterSettings
 from filters.language import LanguageSettings
+from filters.licences import LicenceSettings
 from filters.perplexity import PerplexitySettings
 from filters.pii import PiiSettings
 from filters.quality import QualitySettings
+from filters.safety import SafetySettings
 from flows.publish import PublishSettings
 from mixtures.design import DesignSettings
 from mixtures.fitting import FitSettings
 from mixtures.propose import ProposeSettings
 from pipelines.decontaminate import DecontaminateSettings
-from pipelines.dedup import DedupSettings
+from pipelines.dedup_settings import DedupSettings
 from pipelines.encode import EncodeSettings
 from pipelines.errors import RecipeError
+from pipelines.executors import ExecutorSettings
 from pipelines.extract import ExtractSettings
 from pipelines.recipe import Section
 from pipelines.sources import SourceSettings
@@ -70,14 +75,14 @@ class AblateSettings(Section):
     unproven: Literal["prior", "proposal"] = "prior"
 
 
-class RunRecipe(Section):
-    """Raw text to a chosen mixture, a trained model and a published corpus.
+class BuildRecipe(Section):
+    """What a recipe says about the way from raw text to clean documents, whatever comes after.
 
     Attributes:
         root: where the relative paths of sources and items start, itself relative to the current directory.
+        executor: where the tasks of steps on documents run; no part of a result, so not of the resolved recipe.
     """
 
-    kind: Literal["run"] = "run"
     name: str = Field(pattern=r"[a-z0-9][a-z0-9._-]*")
     about: str = ""
     root: str = "."
@@ -85,16 +90,50 @@ class RunRecipe(Section):
     extract: ExtractSettings = ExtractSettings()
     language: dict[str, LanguageSettings] = Field(default_factory=lambda: {"*": LanguageSettings()})
     filters: dict[str, FilterSettings]
+    licences: LicenceSettings = LicenceSettings()
+    safety: SafetySettings = SafetySettings()
     pii: PiiSettings = PiiSettings()
-    dedup: DedupSteps = DedupSteps()
-    quality: QualitySettings
-    items: ItemSettings = ItemSettings()
     decontaminate: DecontaminateSettings = DecontaminateSettings()
     tokenizer: TokenizerSettings = TokenizerSettings()
     encode: EncodeSettings = EncodeSettings()
-    language_model: TrainRecipe
     perplexity: PerplexitySettings = PerplexitySettings()
     buckets: BucketSettings = BucketSettings()
+    executor: ExecutorSettings | None = Field(default=None, exclude=True)
+
+    @property
+    def domains(self) -> list[str]:
+        """Names of the domains that the sources give, sorted."""
+        return sorted({source.domain or name for name, source in self.sources.items()})
+
+    def by_domain(self) -> dict[str, Mapping[str, object]]:
+        """The sections whose keys are domains (`"*"` for the rest), by name."""
+        return {"filters": self.filters, "language": self.language}
+
+    @model_validator(mode="after")
+    def _domains_exist(self) -> "BuildRecipe":
+        domains = set(self.domains)
+        for where, given in self.by_domain().items():
+            if unknown := sorted(set(given) - {"*"} - domains):
+                have = ", ".join(sorted(domains))
+                raise ValueError(f"{where} names {unknown[0]!r}, which no source has; domains: {have}")
+            if missing := sorted(domains - set(given)) if "*" not in given else []:
+                raise ValueError(f"{where} has no entry for {missing[0]!r} and none for the rest ('*')")
+        for domain, settings in self.filters.items():
+            try:
+                settings.resolved()
+            except RecipeError as error:
+                raise ValueError(f"filters.{domain}: {error}") from None
+        return self
+
+
+class RunRecipe(BuildRecipe):
+    """Raw text to a chosen mixture, a trained model and a published corpus."""
+
+    kind: Literal["run"] = "run"
+    dedup: DedupSteps = DedupSteps()
+    quality: QualitySettings
+    items: ItemSettings = ItemSettings()
+    language_model: TrainRecipe
     synth: SynthSettings
     ablate: AblateSettings
     train: TrainRecipe
@@ -103,24 +142,10 @@ class RunRecipe(Section):
 
     @model_validator(mode="after")
     def _names_exist(self) -> "RunRecipe":
-        domains = {source.domain or name for name, source in self.sources.items()}
-        named = {"filters": self.filters, "language": self.language, "ablate.targets": self.ablate.targets}
-        for where, names in ((where, set(names) - {"*"}) for where, names in named.items()):
-            if unknown := sorted(names - domains):
-                have = ", ".join(sorted(domains))
-                raise ValueError(f"{where} names {unknown[0]!r}, which no source has; domains: {have}")
-        self._check_rules(domains | set(self.sources))
-        for where, given in (("filters", self.filters), ("language", self.language)):
-            if missing := sorted(domains - set(given)) if "*" not in given else []:
-                raise ValueError(f"{where} has no entry for {missing[0]!r} and none for the rest ('*')")
-        return self
-
-    def _check_rules(self, names: set[str]) -> None:
-        """Refuse rule sets, thresholds and names of quality examples that do not exist."""
-        for domain, settings in self.filters.items():
-            try:
-                settings.resolved()
-            except RecipeError as error:
-                raise ValueError(f"filters.{domain}: {error}") from None
+        if unknown := sorted(set(self.ablate.targets) - set(self.domains)):
+            have = ", ".join(self.domains)
+            raise ValueError(f"ablate.targets names {unknown[0]!r}, which no source has; domains: {have}")
+        names = {*self.domains, *self.sources}
         if unknown := sorted({*self.quality.positive, *self.quality.negative} - names):
             raise ValueError(f"quality names {unknown[0]!r}, which is no domain or source: {', '.join(sorted(names))}")
+        return self

@@ -13,9 +13,10 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from flows.recipe import RunRecipe
+from flows.recipe import BuildRecipe
 from flows.steps.step import Place, Step
 from pipelines.errors import DataError, RecipeError
+from pipelines.executors import current_executor, executor_is
 from pipelines.files import write_atomically
 from pipelines.journal import journal_to, record
 from pipelines.manifest import digest_of, read_manifest
@@ -40,12 +41,12 @@ class RunSummary:
         return all(p.how == "skipped" for p in self.performed.values())
 
 
-def fingerprint(recipe: RunRecipe) -> str:
+def fingerprint(recipe: BuildRecipe) -> str:
     """Twelve hex digits of the resolved recipe's hash."""
     return digest_of(recipe.model_dump(mode="json"))[:12]
 
 
-def run_folder(recipe: RunRecipe, runs: Path) -> Path:
+def run_folder(recipe: BuildRecipe, runs: Path) -> Path:
     """Where a recipe's run lies."""
     return runs / f"{recipe.name}@{fingerprint(recipe)}"
 
@@ -84,7 +85,7 @@ def perform_step(step: Step, place: Place) -> Performed:
 
 
 def execute(
-    recipe: RunRecipe,
+    recipe: BuildRecipe,
     steps: Sequence[Step],
     runs: Path,
     workers: int = DEFAULT_WORKERS,
@@ -104,9 +105,10 @@ def execute(
     """
     folder = run_folder(recipe, runs)
     folder.mkdir(parents=True, exist_ok=True)
-    with _sole_owner(folder), journal_to(folder / JOURNAL):
+    with _sole_owner(folder), journal_to(folder / JOURNAL), executor_is(recipe.executor):
         write_atomically(folder / RECIPE, dump_yaml(recipe).encode())
-        record("run", recipe=recipe.name, workers=workers, steps=len(steps))
+        executor = current_executor().model_dump(mode="json")
+        record("run", recipe=recipe.name, workers=workers, steps=len(steps), executor=executor)
         performed = (perform_all or perform_in_order)(steps, Place(folder, workers))
         record("end", steps=len(steps))
     return RunSummary(folder, performed)

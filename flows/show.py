@@ -32,10 +32,9 @@ def find_run(name: Path) -> Path:
 def manifests_of(folder: Path) -> dict[str, Manifest]:
     """Manifests of the steps that are done, in the order of the graph."""
     from flows.graph import steps_of
-    from flows.recipe import RunRecipe
-    from pipelines.recipe import load_recipe
+    from flows.kinds import load_build
 
-    order = [step.name for step in steps_of(load_recipe(str(folder / RECIPE), RunRecipe))]
+    order = [step.name for step in steps_of(load_build(str(folder / RECIPE)))]
     return {name: read_manifest(folder / name) for name in order if (folder / name / MANIFEST).is_file()}
 
 
@@ -102,12 +101,14 @@ def _reasons(summary: dict[str, Any]) -> list[str]:
 def _results(summary: dict[str, Any]) -> list[str]:
     steps = summary["steps"]
     lines = []
-    if verdict := steps.get("mixture", {}).get("metrics"):
+    if (verdict := steps.get("mixture", {}).get("metrics", {})) and "verdict" in verdict:
         low, high = verdict["interval"]
         if verdict["basis"] == "prior":
             lines.append("no law learned enough to propose another mixture: the proposal is the prior")
         lines.append(f"proposal against prior: {verdict['verdict']}, {verdict['difference']:+.4f} nats/token, "
                      f"95% interval [{low:+.4f}, {high:+.4f}]; trained on the {verdict['chosen']}")  # fmt: skip
+    if licences := steps.get("filter", {}).get("metrics", {}).get("licences"):
+        lines.append("licences: " + ", ".join(f"{name} {number}" for name, number in licences.items()))
     if export := steps.get("export", {}).get("metrics"):
         lines.append(
             f"exported model against transformers: max |logit difference| {export['max_abs_logit_difference']:.2e}"

@@ -4,9 +4,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from flows.recipe import RunRecipe
+from flows.kinds import load_build
 from flows.runner import RECIPE
-from pipelines.recipe import load_recipe
 from pipelines.tracing import read_origin, trace
 
 
@@ -32,6 +31,6 @@ def _roots_of_run(prefix: Path) -> list[Path]:
     """Where a run's raw files are: what it collected, and the root of its recipe."""
     for folder in prefix.resolve().parents:
         if (folder / RECIPE).is_file():
-            recipe = load_recipe(str(folder / RECIPE), RunRecipe)
+            recipe = load_build(str(folder / RECIPE))
             return [folder / "collect" / "raw", Path(recipe.root)]
     return [Path()]

@@ -68,7 +68,7 @@ def evaluate_files(
     model: Path, work: Path, settings: EvaluateSettings, documents: Sequence[Path], items: Sequence[Path]
 ) -> Outcome:
     """Evaluate a Hugging Face folder on document files (one domain, `documents`) and item files."""
-    from pipelines.readers import as_documents
+    from pipelines.inputs import as_documents
     from trainer.evaluate import evaluate
 
     return evaluate(model, work, settings, {"documents": as_documents(documents, work)} if documents else {}, items)

@@ -1,5 +1,7 @@
 """How a verb on files is performed: as a step of its own, with a manifest in `--out`, and what it prints."""
 
+import functools
+import inspect
 import json
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -9,6 +11,7 @@ import typer
 from pydantic import BaseModel
 
 from pipelines.errors import DataError
+from pipelines.executors import executor_is, parse_executor
 from pipelines.files import expand_inputs
 from pipelines.manifest import Manifest
 from pipelines.store import Outcome, parents_from_files, perform
@@ -19,9 +22,40 @@ Workers = Annotated[
     int, typer.Option("--workers", "-w", min=0, help="Processes (0: one per core in runs); never changes a byte.")
 ]
 Sets = Annotated[list[str] | None, typer.Option("--set", help="A setting, key.key=value (repeatable).")]
+Executor = Annotated[
+    str | None, typer.Option("--executor", help="local, ray, slurm, or {kind: slurm, partition: cpu, time: 6h}.")
+]
 AsJson = Annotated[bool, typer.Option("--json", help="Print the manifest's numbers as JSON.")]
 
 Action = Callable[[Path], Outcome]
+
+
+def offer_executors(app: typer.Typer) -> None:
+    """Give every verb whose tasks may run elsewhere `--executor` beside its `--workers`."""
+    for command in app.registered_commands:
+        if command.callback is not None and _runs_blocks(command.callback):
+            command.callback = _on_executor(command.callback)
+    for group in app.registered_groups:
+        if group.typer_instance is not None:
+            offer_executors(group.typer_instance)
+
+
+def _runs_blocks(verb: Callable[..., None]) -> bool:
+    """Whether a verb has workers that run blocks: synthesis and training have engines of their own."""
+    return "workers" in inspect.signature(verb).parameters and verb.__name__ not in ("synth", "train")
+
+
+def _on_executor(verb: Callable[..., None]) -> Callable[..., None]:
+    @functools.wraps(verb)
+    def run(*arguments: Any, executor: str | None = None, **options: Any) -> None:
+        with executor_is(parse_executor(executor) if executor else None, fixed=True):
+            verb(*arguments, **options)
+
+    signature = inspect.signature(verb)
+    extra = inspect.Parameter("executor", inspect.Parameter.KEYWORD_ONLY, default=None, annotation=Executor)
+    setattr(run, "__signature__", signature.replace(parameters=[*signature.parameters.values(), extra]))  # noqa: B010
+    run.__annotations__ = {**verb.__annotations__, "executor": Executor}
+    return run
 
 
 def run_verb(
@@ -75,7 +109,7 @@ def run_on_documents(
         as_json: print JSON.
         more_parents: digests of other inputs.
     """
-    from pipelines.readers import as_documents
+    from pipelines.inputs import as_documents
 
     files = documents_of(inputs)
     return run_verb(

@@ -1,12 +1,14 @@
 """Clusters of duplicates, and which document of a cluster stays.
 
-Documents are first put in order of rank (preference, then id, then content), and everything after works on ranks: the
-document that stays is the one of lowest rank, so that neither the order of the input nor the number of workers can
-change the result. Clusters are the connected components of the pairs found (union-find: Tarjan 1975,
-doi:10.1145/321879.321884).
+Documents are first put in order of rank (settled, priority, preference, id, content), and everything after works on
+ranks: the document that stays is the one of lowest rank, so that neither the order of the input nor the number of
+workers can change the result. Pairs are joined as they are found and never stored: a forest of parents (union-find:
+Tarjan 1975, doi:10.1145/321879.321884) and each document's best match are all that is kept, 24 bytes a document.
 
 Legend of suffixes: N documents in order of rank, E pairs.
 """
+
+from typing import NamedTuple
 
 import numpy as np
 import pyarrow as pa
@@ -19,8 +21,9 @@ def rank_order(documents: pa.Table) -> np.ndarray:
     """Rows from the best to the worst to keep.
 
     Args:
-        documents: columns `settled` (bool; settled documents come first), `preference` (float64, higher is better, null
-            is worst), `id`, `key_0`, `key_1` (uint64; they decide between two documents of one id).
+        documents: columns `settled` (bool; settled documents come first), `priority` (int32, lower is better),
+            `preference` (float64, higher is better, null is worst), `id`, `key_0`, `key_1` (uint64; they decide between
+            two documents of one id).
 
     Returns:
         int64 (N,) row numbers.
@@ -29,12 +32,34 @@ def rank_order(documents: pa.Table) -> np.ndarray:
     table = pa.table(
         {
             "unsettled": pc.invert(documents["settled"]).cast(pa.uint8()),
+            "priority": documents["priority"],
             "worse": pc.negate(pc.if_else(pc.is_nan(preference), -np.inf, preference)),
             **{name: documents[name] for name in ("id", "key_0", "key_1")},
         }
     )
     order = pc.sort_indices(table, sort_keys=[(name, "ascending") for name in table.column_names])
     return order.to_numpy().astype(np.int64)
+
+
+class Forest(NamedTuple):
+    """What is known of N documents while pairs are found.
+
+    Attributes:
+        parents: int64 (N,), union-find; a root is the lowest rank of its component.
+        matches: int64 (N,), the document most like it, one below `settled` before all others; -1 for none.
+        nearest: float64 (N,), the similarity to it.
+        tally: int64 (3,): pairs compared, pairs similar, documents that were not compared with all (see `minhash`).
+    """
+
+    parents: np.ndarray
+    matches: np.ndarray
+    nearest: np.ndarray
+    tally: np.ndarray
+
+
+def new_forest(count: int) -> Forest:
+    """`count` documents, each alone."""
+    return Forest(np.arange(count), np.full(count, -1, np.int64), np.zeros(count), np.zeros(3, np.int64))
 
 
 @kernel
@@ -47,61 +72,47 @@ def root_of(parents_N, n):
 
 
 @kernel
-def components(count, one_E, other_E):
-    """The connected component of every document.
+def _offer(node, match, similarity, settled, forest):
+    """Take a match if it is better: settled, then most similar, then of lowest rank; so order does not matter."""
+    held = forest.matches[node]
+    better = held < 0
+    if not better and (match < settled) != (held < settled):
+        better = match < settled
+    elif not better:
+        nearest = forest.nearest[node]
+        better = similarity > nearest or (similarity == nearest and match < held)
+    if better:
+        forest.matches[node], forest.nearest[node] = match, similarity
+
+
+@kernel
+def join(one, other, similarity, settled, forest):
+    """Note that two documents are duplicates of each other.
 
     Args:
-        count: documents.
-        one_E: int64, one end of each pair.
-        other_E: int64, the other end.
-
-    Returns:
-        int64 (N,): the lowest rank in each document's component, its own when it is alone.
+        one: a rank.
+        other: another.
+        similarity: of the two, 0..1.
+        settled: ranks below it are settled.
+        forest: of all documents; changed in place.
     """
-    parents_N = np.arange(count)
+    first, second = root_of(forest.parents, one), root_of(forest.parents, other)
+    forest.parents[max(first, second)] = min(first, second)
+    _offer(one, other, similarity, settled, forest)
+    _offer(other, one, similarity, settled, forest)
+    forest.tally[1] += 1
+
+
+@kernel
+def join_all(one_E, other_E, similarity_E, settled, forest):
+    """`join` for arrays of pairs."""
     for e in range(len(one_E)):
-        one, other = root_of(parents_N, one_E[e]), root_of(parents_N, other_E[e])
-        parents_N[max(one, other)] = min(one, other)
-    for n in range(count):
-        parents_N[n] = root_of(parents_N, n)
-    return parents_N
+        join(one_E[e], other_E[e], similarity_E[e], settled, forest)
 
 
-def equal_pairs(keys_N2: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Pair each document with the first that has the same key.
-
-    Args:
-        keys_N2: uint64 (N, 2).
-
-    Returns:
-        The first of each group, repeated, and its other members: int64 (E,) each.
-    """
-    order_N = np.lexsort((keys_N2[:, 1], keys_N2[:, 0]))  # stable: ranks ascend within a group
-    new_N = np.ones(len(order_N), bool)
-    new_N[1:] = (keys_N2[order_N[1:]] != keys_N2[order_N[:-1]]).any(axis=1)
-    leaders_N = order_N[new_N][np.cumsum(new_N) - 1]
-    return leaders_N[~new_N], order_N[~new_N]
-
-
-def best_matches(
-    count: int, one_E: np.ndarray, other_E: np.ndarray, similarity_E: np.ndarray, settled: int
-) -> tuple[np.ndarray, np.ndarray]:
-    """The document that each document is most like, a settled one before all others.
-
-    Args:
-        count: documents.
-        one_E: one end of each pair.
-        other_E: the other end.
-        similarity_E: float64, of each pair.
-        settled: the first so many documents are settled.
-
-    Returns:
-        int64 (N,) the match, -1 when there is none; float64 (N,) the similarity to it.
-    """
-    node, match = np.concatenate([one_E, other_E]), np.concatenate([other_E, one_E])
-    similarity = np.concatenate([similarity_E, similarity_E])
-    order = np.lexsort((match, -similarity, match >= settled, node))
-    nodes, first = np.unique(node[order], return_index=True)
-    matches_N, similar_N = np.full(count, -1, np.int64), np.zeros(count)
-    matches_N[nodes], similar_N[nodes] = match[order][first], similarity[order][first]
-    return matches_N, similar_N
+@kernel
+def roots_of(forest):
+    """The lowest rank of each document's component, its own when it is alone: int64 (N,)."""
+    for n in range(len(forest.parents)):
+        forest.parents[n] = root_of(forest.parents, n)
+    return forest.parents

@@ -1,61 +1,25 @@
 """Running blocks over shards with datatrove's executors.
 
-One task per input file, whatever the number of workers, so that workers never change a byte. datatrove's completion
-markers lie in the step's scratch folder: a killed step resumes at the tasks that were not complete.
+One task per input file, whatever the number of workers and wherever they run (`pipelines/executors.py`), so that
+neither changes a byte. datatrove's completion markers lie in the step's scratch folder: a killed step resumes at the
+tasks that were not complete.
 """
 
-import contextlib
-import multiprocessing
-import os
 from collections import Counter
 from collections.abc import Sequence
-from concurrent.futures import ProcessPoolExecutor
-from copy import deepcopy
 from pathlib import Path
 
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
-from datatrove.executor.local import LocalPipelineExecutor
 from datatrove.pipeline.base import PipelineStep
-from datatrove.utils.logging import logger
-from datatrove.utils.stats import PipelineStats
 
 from pipelines.block import ReadDocuments, WriteDocuments
 from pipelines.errors import LoamError, StepError
+from pipelines.executors import run_ranks
 from pipelines.manifest import Counts
-from pipelines.orphans import end_with_parent
 from pipelines.progress import watch_counts
 
 SCRATCH = ".scratch"
-_NOWHERE = open(os.devnull, "w")  # noqa: SIM115 - loguru writes to it for as long as the process lives
-
-
-class _QuietExecutor(LocalPipelineExecutor):
-    """datatrove's local executor, its log in files only, and without its manager process.
-
-    datatrove writes rank 0 to stderr and keeps a `multiprocess.Manager` for counters that we do not show; a manager
-    outlives a SIGKILL of its parent for ever, so ranks run in this process or in a plain pool, which does not.
-    """
-
-    def run(self) -> None:
-        """Run the ranks that are not complete."""
-        self.save_executor_as_json()
-        ranks = self.get_incomplete_ranks(range(self.tasks))
-        if self.workers == 1:
-            pipeline = self.pipeline
-            for rank in ranks:
-                self.pipeline = deepcopy(pipeline)
-                self._run_for_rank(rank)
-            return
-        context = multiprocessing.get_context("forkserver")
-        # not a Pool: that waits for ever for a worker that the kernel has killed
-        with ProcessPoolExecutor(min(self.workers, len(ranks) or 1), context, initializer=end_with_parent) as pool:
-            for done in [pool.submit(self._run_for_rank, rank) for rank in ranks]:
-                done.result()
-
-    def _run_for_rank(self, rank: int, local_rank: int = 0, node_rank: int = -1) -> PipelineStats:
-        with contextlib.redirect_stderr(_NOWHERE):
-            return super()._run_for_rank(rank, local_rank, node_rank)
 
 
 def parts_of(files: Sequence[Path]) -> list[str]:
@@ -77,7 +41,7 @@ def run_blocks(blocks: Sequence[PipelineStep], tasks: int, work: Path, workers: 
         blocks: a reader, then blocks, then a writer; each is told its rank.
         tasks: number of shards.
         work: the step's working folder; completion markers and logs go to `.scratch/<name>` in it.
-        workers: processes; 1 runs in this process.
+        workers: processes on this machine; 1 runs in this process.
         name: distinguishes several pipelines of one step.
 
     Raises:
@@ -85,12 +49,10 @@ def run_blocks(blocks: Sequence[PipelineStep], tasks: int, work: Path, workers: 
     """
     if not tasks:
         return
-    logger.remove()
     logs = work / SCRATCH / name
-    executor = _QuietExecutor(list(blocks), tasks=tasks, workers=min(workers, tasks), logging_dir=str(logs))
     with watch_counts(work / SCRATCH / "progress", name):
         try:
-            executor.run()
+            run_ranks(blocks, tasks, workers, logs, name)
         except LoamError:
             raise
         except Exception as error:

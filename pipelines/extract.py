@@ -1,12 +1,13 @@
 """Extraction: the main text of web pages out of WARC, WET, ARC and HTML files.
 
-Bounds instead of clocks: a page that is too large or nested too deeply is rejected before it is parsed, so that the
-same page has the same fate on every machine. resiliparse extracts (about 10 to 17 times the speed of trafilatura).
+Bounds instead of clocks: a page that is too large, nested too deeply or of too many elements is rejected before it is
+parsed, so that the same page has the same fate on every machine; what still hangs or explodes a parser does so in a
+child process (`extract_guard`). The default engine is our cascade (`extract_page`).
 """
 
-import functools
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
@@ -14,162 +15,61 @@ import pyarrow as pa
 from datatrove.data import Document
 from pydantic import Field
 
-from pipelines.archives import common_root, open_raw
 from pipelines.block import Block, WriteDocuments
+from pipelines.charset import decode
 from pipelines.document import DROPPED, REJECTED, with_column, with_fate
-from pipelines.errors import DataError, MissingExtra
+from pipelines.errors import DataError
 from pipelines.execute import count_documents, run_blocks
+from pipelines.extract_engine import Bounds, extract_here, extractor
+from pipelines.extract_guard import BATCH_CHARS, BATCH_PAGES, Guard
+from pipelines.inputs import Batches
+from pipelines.locations import common_root
 from pipelines.normalize import Normalize
 from pipelines.quantities import Bytes
-from pipelines.readers import Batches, RawReader, Reading
+from pipelines.readers import RawReader, Reading
 from pipelines.recipe import Section
-from pipelines.records import cut, whole
+from pipelines.splits import Planner, Split
 from pipelines.store import Outcome
-from pipelines.warc import HTML_TYPES, Page, is_arc, is_warc, read_pages
-
-TAG = re.compile(r"<(/?)([a-zA-Z][a-zA-Z0-9:-]*)")
-META_CHARSET = re.compile(rb"<meta[^>]{0,200}?charset\s*=\s*[\"']?\s*([\w-]{2,40})", re.IGNORECASE)
-XML_CHARSET = re.compile(rb"^\s*<\?xml[^>]{0,100}encoding\s*=\s*[\"']([\w-]{2,40})")
-META_BYTES = 4096
-# Elements that have no end tag, or whose end tag may be left out, and the leaves of drawings: they do not nest
-FLAT = frozenset(
-    """area base br col embed hr img input link meta param source track wbr p li dt dd option optgroup tr td th thead
-    tbody tfoot colgroup rt rp html head body path use circle rect line polygon polyline ellipse stop""".split()  # noqa: SIM905
-)
-BOMS = ((b"\xef\xbb\xbf", "utf-8"), (b"\xff\xfe", "utf-16-le"), (b"\xfe\xff", "utf-16-be"))
-MAX_REPLACED = 0.02  # share of characters that no encoding explains, beyond which a page is not text
+from pipelines.warc import HTML_TYPES, Page, holds_pages, page_planner, read_pages
 
 
 class ExtractSettings(Section):
     """How pages become text.
 
     Attributes:
-        engine: what finds the main text.
+        engine: what finds the main text: our `cascade`, or one library alone.
         max_page_bytes: a larger page (with its HTTP header) is rejected as `too_large`.
         max_depth: a page nested deeper is rejected as `too_deep`; the time to lay out text grows with its square.
         min_text_chars: a page with less text is rejected as `no_text`.
         comments: keep sections of user comments.
         links: write the targets of links.
+        max_page_cpu_s: processor time of one page in seconds, beyond which it is rejected as `too_slow`.
+        max_page_memory: memory that one page may take, beyond which it is rejected as `too_much_memory`.
     """
 
-    engine: Literal["resiliparse", "trafilatura"] = "resiliparse"
+    engine: Literal["cascade", "resiliparse", "trafilatura"] = "cascade"
     max_page_bytes: Bytes = Field(default=20_000_000, gt=0)
     max_depth: int = Field(default=1000, gt=0)
     min_text_chars: int = Field(default=1, ge=1)
     comments: bool = False
     links: bool = False
+    max_page_cpu_s: int = Field(default=30, gt=0)
+    max_page_memory: Bytes = Field(default=2_000_000_000, gt=0)
 
-
-def decode_page(payload: bytes, declared: str | None = None) -> tuple[str, str] | None:
-    """Decode the bytes of a page.
-
-    A byte order mark wins; then valid UTF-8, which is no accident; then the HTTP header, the page's own meta element,
-    and what the bytes look like. Chinese national encodings are read as their superset gb18030.
-
-    Args:
-        payload: the body of the page.
-        declared: charset of the HTTP header.
-
-    Returns:
-        text and encoding, or None when no encoding explains the bytes.
-    """
-    for mark, encoding in BOMS:
-        if payload.startswith(mark):
-            return payload[len(mark) :].decode(encoding, "replace"), encoding
-    try:
-        return payload.decode(), "utf-8"
-    except UnicodeDecodeError:
-        pass
-    found = META_CHARSET.search(payload, 0, META_BYTES) or XML_CHARSET.search(payload, 0, META_BYTES)
-    candidates = _encodings(payload, declared, found.group(1).decode("ascii", "ignore") if found else None)
-    best: tuple[float, str, str] | None = None
-    for encoding in candidates:
-        text = payload.decode(encoding, "replace")
-        bad = text.count("\ufffd") / max(1, len(text))
-        if best is None or bad < best[0]:
-            best = (bad, text, encoding)
-        if not bad:
-            break
-    return (best[1], best[2]) if best and best[0] <= MAX_REPLACED else None
-
-
-def _encodings(payload: bytes, *declared: str | None) -> Iterator[str]:
-    """Encodings to try, in order, without repeats."""
-    from resiliparse.parse.encoding import detect_encoding, map_encoding_to_html5
-
-    seen = set()
-    names = (lambda: declared[0], lambda: declared[1], lambda: detect_encoding(payload), lambda: "utf-8")
-    for name in names:
-        if (given := name()) and (mapped := map_encoding_to_html5(given, fallback_utf8=False)):
-            encoding = "gb18030" if mapped.lower() in ("gbk", "gb2312", "gb18030") else mapped.lower()
-            if encoding not in seen and _is_known(encoding):
-                seen.add(encoding)
-                yield encoding
-
-
-def _is_known(encoding: str) -> bool:
-    try:
-        "".encode(encoding)
-    except LookupError:
-        return False
-    return True
-
-
-def is_too_deep(html: str, max_depth: int) -> bool:
-    """Whether elements nest deeper than `max_depth`, without parsing."""
-    if html.count("<") - html.count("</") <= max_depth:
-        return False  # not enough start tags
-    depth = 0
-    for closing, name in TAG.findall(html):
-        if name in FLAT or name.lower() in FLAT:
-            continue
-        depth = max(0, depth - 1) if closing else depth + 1
-        if depth > max_depth:
-            return True
-    return False
-
-
-Extractor = Callable[[str], str]
-
-
-@functools.cache
-def extractor(engine: str, comments: bool, links: bool) -> Extractor:
-    """The function that takes the main text out of HTML; arguments as in `ExtractSettings`.
-
-    Raises:
-        MissingExtra: trafilatura was asked for and is not installed.
-    """
-    if engine == "resiliparse":
-        from resiliparse.extract.html2text import extract_plain_text
-
-        return functools.partial(
-            extract_plain_text, main_content=True, list_bullets=True, alt_texts=False, links=links, comments=comments
-        )
-    try:
-        import trafilatura
-    except ImportError as error:  # it may lack a part of its own, such as lxml_html_clean
-        wanted = "pip install 'trafilatura>=2.3.1,<3' lxml_html_clean"
-        raise MissingExtra(f"engine 'trafilatura' cannot be imported ({error.msg.splitlines()[0]}); {wanted}") from None
-
-    def extract_main(html: str) -> str:
-        return trafilatura.extract(html, include_comments=comments, include_links=links) or ""
-
-    return extract_main
+    def bounds(self) -> Bounds:
+        """What the child process needs to know."""
+        return Bounds(self.engine, self.comments, self.links, self.max_depth, self.min_text_chars,
+                      self.max_page_cpu_s, self.max_page_memory)  # fmt: skip
 
 
 def extract_text(html: str, settings: ExtractSettings) -> tuple[str, str | None]:
-    """The main text of a page.
+    """The main text of a page that is trusted, in this process.
 
     Returns:
-        text, and why there is none: `too_deep`, `no_text`, `bad_html` (the engine refused it), or None.
+        text, and why there is none.
     """
-    if is_too_deep(html, settings.max_depth):
-        return "", "too_deep"
-    try:
-        text = extractor(settings.engine, settings.comments, settings.links)(html)
-    except (ValueError, RuntimeError, RecursionError, TypeError, AttributeError):  # an engine's bug is one page's fate
-        return "", "bad_html"
-    return (text, None) if len(text.strip()) >= settings.min_text_chars else ("", "no_text")
+    text, _, reason = extract_here(html, settings.bounds())
+    return text, reason
 
 
 class ExtractHtml(Block):
@@ -183,11 +83,14 @@ class ExtractHtml(Block):
 
     def apply(self, batch: pa.Table) -> pa.Table:
         """Extract every row; rows that give no text are rejected."""
-        pages = (html.as_py() for html in batch["text"])
-        bound = self.settings.max_page_bytes
-        pairs = [("", "too_large") if len(html) > bound else extract_text(html, self.settings) for html in pages]
-        texts, reasons = zip(*pairs, strict=True)
-        batch = with_column(batch, "text", pa.array(texts, pa.string()))
+        pages, bound = batch["text"].to_pylist(), self.settings.max_page_bytes
+        guard = Guard(self.settings.bounds())
+        try:
+            found = list(guard.extract([html if len(html) <= bound else "" for html in pages]))
+        finally:
+            guard.close()
+        reasons = ["too_large" if len(html) > bound else row[2] for html, row in zip(pages, found, strict=True)]
+        batch = with_column(batch, "text", pa.array([row[0] for row in found], pa.string()))
         return with_fate(batch, REJECTED, pa.array(reasons, pa.string()))
 
 
@@ -203,28 +106,63 @@ class PageReader(RawReader):
         super().__init__(files, root, reading)
         self.settings = settings
 
-    def read_file(self, path: Path, name: str) -> Iterator[Document]:
-        """Yield a document per page; what is no HTML is dropped, what cannot be read is rejected."""
-        bound = self.settings.max_page_bytes
-        for page in read_pages(path, bound) if is_warc(path) or is_arc(path) else _html_pages(path, bound):
-            yield self._document(page, name)
+    def planner_of(self, path: Path) -> Planner | None:
+        """WARC files between records, archives between members."""
+        return page_planner(path)
 
-    def _document(self, page: Page, name: str) -> Document:
-        text, encoding, problem = "", None, page.record.problem
-        if problem is None:
-            if (reason := drop_reason(page)) is not None:
-                document = self.document(page.record, name, problem=reason, fate=DROPPED)
-                document.metadata["url"] = page.url
-                return document
-            decoded = decode_page(page.payload, page.charset)
-            text, encoding = decoded or ("", None)
-            if decoded is None:
-                problem = "bad_encoding"
-            elif not page.is_text:
-                text, problem = extract_text(text, self.settings)
-        document = self.document(page.record, name, text=text.replace("\0", ""), problem=problem)
-        document.metadata |= {"url": page.url, "record_id": page.record_id, "encoding": encoding}
-        return document
+    def read_file(self, path: Path, name: str, split: Split) -> Iterator[Document]:
+        """Yield a document per page; what is no HTML is dropped, what cannot be read is rejected."""
+        guard = Guard(self.settings.bounds())
+        waiting: list[_Opened] = []
+        chars = 0
+        try:
+            for page in read_pages(path, self.settings.max_page_bytes, split, self.reading.members):
+                waiting.append(opened := _opened(page, self.reading.encoding))
+                chars += len(opened.html or "")
+                if len(waiting) >= BATCH_PAGES or chars >= BATCH_CHARS:
+                    yield from self._documents(waiting, guard, name)
+                    waiting, chars = [], 0
+            yield from self._documents(waiting, guard, name)
+        finally:
+            guard.close()
+
+    def _documents(self, waiting: Sequence["_Opened"], guard: Guard, name: str) -> Iterator[Document]:
+        found = guard.extract([opened.html for opened in waiting if opened.html is not None])
+        for opened in waiting:
+            text, title, problem = (opened.text, "", opened.problem) if opened.html is None else next(found)
+            page, fate = opened.page, opened.fate
+            document = self.document(
+                page.record, name, page.member, text=text.replace("\0", ""), problem=problem, fate=fate or REJECTED
+            )
+            document.metadata["url"] = page.url
+            if fate is None:
+                document.metadata |= {"record_id": page.record_id, "encoding": opened.encoding, "title": title or None}
+            yield document
+
+
+@dataclass(frozen=True, slots=True)
+class _Opened:
+    """A page that was decoded: HTML to extract, or text, or a problem."""
+
+    page: Page
+    html: str | None = None
+    text: str = ""
+    encoding: str | None = None
+    problem: str | None = None
+    fate: str | None = None
+
+
+def _opened(page: Page, encoding: str | None) -> _Opened:
+    if page.record.problem is not None:
+        return _Opened(page, problem=page.record.problem)
+    if (reason := drop_reason(page)) is not None:
+        return _Opened(page, problem=reason, fate=DROPPED)
+    decoded = decode(page.payload, page.charset or encoding)
+    if decoded is None:
+        return _Opened(page, problem="bad_encoding")
+    if page.is_text:
+        return _Opened(page, text=decoded[0], encoding=decoded[1])
+    return _Opened(page, html=decoded[0], encoding=decoded[1])
 
 
 def drop_reason(page: Page) -> str | None:
@@ -238,17 +176,11 @@ def drop_reason(page: Page) -> str | None:
     return "not_html"
 
 
-def _html_pages(path: Path, max_bytes: int) -> Iterator[Page]:
-    with open_raw(path) as stream:
-        for record in cut(stream, whole, max_bytes):
-            yield Page(record, None, None, None, "text/html", None, record.data)
-
-
 def extract(files: Sequence[Path], work: Path, settings: ExtractSettings, workers: int = 1) -> Outcome:
     """Extract the text of web pages: `documents/*.parquet`, `rejects/*.parquet`, `dropped/*.parquet`.
 
     Args:
-        files: WARC, WET, ARC or HTML files, plain or compressed; one task each.
+        files: WARC, WET, ARC or HTML files, plain, compressed or in archives; a task for each, several for a big one.
         work: folder to fill.
         settings: engine and bounds.
         workers: processes; never changes a byte.
@@ -258,13 +190,12 @@ def extract(files: Sequence[Path], work: Path, settings: ExtractSettings, worker
         MissingExtra: the engine is not installed.
     """
     for file in files:
-        if not (is_warc(file) or is_arc(file) or re.search(r"\.html?(\.gz|\.zst)?$", file.name)):
-            raise DataError(
-                f"{file}: expected .warc, .wet, .arc or .html, plain or .gz; for JSON Lines use loam filter"
-            )
+        if not holds_pages(file):
+            raise DataError(f"{file}: expected .warc, .wet, .arc or .html, plain, .gz, .zst or in a .zip or .tar; "
+                            "for JSON Lines use loam filter")  # fmt: skip
     extractor(settings.engine, settings.comments, settings.links)
     reader = PageReader(files, common_root(files), Reading(), settings)
-    parts = [f"part-{number:05d}" for number in range(len(files))]
+    parts = [f"part-{number:05d}" for number in range(len(reader.tasks))]
     blocks = [reader, Batches(), Normalize(), WriteDocuments(str(work), parts, kept="documents")]
-    run_blocks(blocks, len(files), work, workers, "extract")
+    run_blocks(blocks, len(parts), work, workers, "extract")
     return Outcome(count_documents(work, kept="documents"))

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from pipelines.errors import DataError
+from pipelines.locations import RemoteFile, location
 
 CHUNK_BYTES = 1 << 20
 
@@ -35,7 +36,7 @@ def write_atomically(path: Path, data: bytes) -> None:
 
 
 def expand_inputs(patterns: Sequence[str | Path]) -> list[Path]:
-    """Turn paths, folders and globs into a sorted list of files without repeats.
+    """Turn paths, folders, globs and URLs into a sorted list of files without repeats.
 
     A folder means every file below it whose name does not begin with a dot or underscore, manifests left out.
 
@@ -44,6 +45,11 @@ def expand_inputs(patterns: Sequence[str | Path]) -> list[Path]:
     """
     found: dict[Path, None] = {}
     for pattern in map(str, patterns):
+        remote = location(pattern)
+        if isinstance(remote, RemoteFile):
+            found.update(dict.fromkeys(_matches(remote)))
+            continue
+        pattern = str(remote)
         matches = [Path(match) for match in sorted(glob.glob(pattern, recursive=True))]
         if not matches and Path(pattern).exists():  # a literal path with glob characters in it
             matches = [Path(pattern)]
@@ -55,6 +61,12 @@ def expand_inputs(patterns: Sequence[str | Path]) -> list[Path]:
     if not found:
         raise DataError(f"no data file in {', '.join(map(str, patterns))}")
     return list(found)
+
+
+def _matches(remote: RemoteFile) -> list[RemoteFile]:
+    if not (matches := remote.matches()):
+        raise DataError(f"no file matches {str(remote)!r}; give a URL of a file, a folder or a glob")
+    return matches
 
 
 def _is_data(path: Path, root: Path) -> bool:

@@ -5,21 +5,25 @@ so that signatures are equal to its signatures; a pair shares a band with probab
 band only proposes: each pair is decided by the Jaccard similarity of the two sets of shingles (Broder 1997,
 doi:10.1109/SEQUEN.1997.666900; Lee et al. 2021, arXiv:2107.06499).
 
-Legend of suffixes: B bytes, N documents, S shingles of all documents, P permutations, K bands, E pairs.
+Legend of suffixes: B bytes, N documents, S shingles of all documents, P permutations, K bands, M members of groups, G
+groups.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
 import pyarrow as pa
 
-from pipelines.clusters import root_of
+from pipelines.clusters import Forest, join, root_of
 from pipelines.compiled import kernel
 from pipelines.shingles import GROWTH, characters, code_points, simplify, utf8_buffers, xxh64
 
 PRIME = np.uint64((1 << 61) - 1)
 _SHIFT, _ZERO, _ONE = np.uint64(61), np.uint64(0), np.uint64(1)
+RELEASE_BYTES = 192 << 20  # of mapped files that are touched before they are let go
+TOUCHED_BYTES = 64 << 10  # the system maps so much around each document that is read
 ALL_PAIRS = 64  # a group that shares a band is compared pair by pair up to this size (2,016 pairs)
 MAX_LEADERS = 64  # above it, members are compared with at most so many leaders
 
@@ -148,184 +152,155 @@ def sign(texts: pa.Array | pa.ChunkedArray, shape: Shape) -> Signed:
 
 
 @kernel
-def jaccard(one_S, other_S, limit):
-    """Jaccard similarity of two sets.
+def jaccard(one_S, other_S):
+    """Jaccard similarity of two sets, 0..1; two empty sets have 0.
 
     Args:
-        one_S: sorted distinct uint64.
+        one_S: sorted distinct hashes.
         other_S: the same.
-        limit: how many of the smallest members of the union are looked at; with sets cut to their `limit` smallest
-            members this estimates the similarity of the whole sets (standard error at most 1 / (2 sqrt(limit))).
-
-    Returns:
-        Shared members over members of the union, 0..1; two empty sets have 0.
     """
-    i, j, shared, union = 0, 0, 0, 0
-    while union < limit and (i < len(one_S) or j < len(other_S)):
-        if j == len(other_S) or (i < len(one_S) and one_S[i] < other_S[j]):
+    i, j, shared = 0, 0, 0
+    while i < len(one_S) and j < len(other_S):
+        if one_S[i] < other_S[j]:
             i += 1
-        elif i == len(one_S) or other_S[j] < one_S[i]:
+        elif other_S[j] < one_S[i]:
             j += 1
         else:
             i, j, shared = i + 1, j + 1, shared + 1
-        union += 1
+    union = len(one_S) + len(other_S) - shared
     return shared / union if union else 0.0
 
 
 class Shingled(NamedTuple):
-    """Sets of shingles of the documents that share a band with another.
+    """Sets of shingles and bands of the documents that share a band with another, in order of rank.
 
     Attributes:
-        shingles: uint64 (S,), sorted within each document; may lie in a memory map.
+        shingles: uint32 (S,), upper halves of the hashes, ascending within each document; may lie in a mapped file. Two
+            of n shingles share a half once in 2^33 / n^2 documents: a similarity is off by less than 1e-5.
         starts: int64 (N,), where a document's begin.
-        counts: int64 (N,), how many are stored.
-        sizes: int64 (N,), how many the document has; more than stored when cut to the smallest.
+        sizes: int64 (N,), how many they are.
+        bands: uint64 (K, N); may lie in a mapped file.
     """
 
     shingles: np.ndarray
     starts: np.ndarray
-    counts: np.ndarray
     sizes: np.ndarray
+    bands: np.ndarray
 
 
 @kernel
 def _similarity(one, other, sets):
-    limit = np.int64(1 << 62)
-    for n in (one, other):
-        if sets.counts[n] < sets.sizes[n]:
-            limit = min(limit, sets.counts[n])
     first, second = sets.starts[one], sets.starts[other]
-    return jaccard(
-        sets.shingles[first : first + sets.counts[one]], sets.shingles[second : second + sets.counts[other]], limit
-    )
+    return jaccard(sets.shingles[first : first + sets.sizes[one]], sets.shingles[second : second + sets.sizes[other]])
 
 
 @kernel
-def _seen_before(one, other, band, bands_NK):
+def _seen_before(one, other, band, sets):
     """Whether an earlier band put the two in one group."""
     for k in range(band):  # noqa: SIM110 - numba compiles no generator
-        if bands_NK[one, k] == bands_NK[other, k]:
+        if sets.bands[k, one] == sets.bands[k, other]:
             return True
     return False
 
 
 @kernel
-def _compare_small(members, band, bands_NK, sets, settled, least, parents_N, found):
-    """Compare the members of a group pair by pair; append those that are similar; return how many were compared."""
-    compared = 0
-    for i in range(len(members)):
-        for j in range(i + 1, len(members)):
-            one, other = members[i], members[j]
-            if other < settled or _seen_before(one, other, band, bands_NK):
-                continue
-            compared += 1
-            similarity = _similarity(one, other, sets)
-            if similarity >= least:
-                found.append((one, other, similarity))
-                parents_N[root_of(parents_N, other)] = root_of(parents_N, one)
-    return compared
-
-
-@kernel
-def _compare_large(members, sets, settled, least, max_leaders, parents_N, found):
-    """Let leaders take in what is similar to them; return how many were compared and how many new ones are left."""
-    compared, leaders, left, taken = 0, 0, 0, np.zeros(len(members), np.bool_)
-    for i in range(len(members)):
-        one = members[i]
-        if taken[i]:
-            continue
-        if leaders == max_leaders:
-            left += one >= settled
-            continue
-        leaders += 1
-        for j in range(i + 1, len(members)):
-            other = members[j]
-            if taken[j] or other < settled:
-                continue
-            taken[j] = root_of(parents_N, one) == root_of(parents_N, other)
-            if taken[j]:
-                continue
-            compared += 1
-            similarity = _similarity(one, other, sets)
-            if similarity >= least:
-                taken[j] = True
-                found.append((one, other, similarity))
-                parents_N[root_of(parents_N, other)] = root_of(parents_N, one)
-    return compared, left
-
-
-@kernel
-def _compare_band(order_N, band, bands_NK, sets, settled, least, all_pairs, max_leaders, parents_N):
-    """Compare within the groups that share one band: similar pairs, how many compared, how many left."""
-    found = [(np.int64(0), np.int64(0), 0.0) for _ in range(0)]
-    compared, left, begin = 0, 0, 0
-    while begin < len(order_N):
-        end = begin + 1
-        while end < len(order_N) and bands_NK[order_N[end], band] == bands_NK[order_N[begin], band]:
-            end += 1
-        members = order_N[begin:end]
-        if end - begin <= all_pairs:
-            compared += _compare_small(members, band, bands_NK, sets, settled, least, parents_N, found)
-        else:
-            counts = _compare_large(members, sets, settled, least, max_leaders, parents_N, found)
-            compared, left = compared + counts[0], left + counts[1]
+def _compare_small(members_M, sizes_G, band, sets, settled, least, forest):
+    """Compare the members of each group pair by pair, and join those that are similar."""
+    begin = 0
+    for g in range(len(sizes_G)):
+        end = begin + sizes_G[g]
+        for i in range(begin, end):
+            for j in range(i + 1, end):
+                one, other = members_M[i], members_M[j]
+                if other < settled or _seen_before(one, other, band, sets):
+                    continue
+                forest.tally[0] += 1
+                similarity = _similarity(one, other, sets)
+                if similarity >= least:
+                    join(one, other, similarity, settled, forest)
         begin = end
-    return found, compared, left
 
 
-class Pairs(NamedTuple):
-    """Pairs of documents found similar.
-
-    Attributes:
-        one: int64 (E,), the document that ranks before.
-        other: int64 (E,), the one that ranks behind.
-        similarity: float64 (E,), Jaccard of their shingles.
-        compared: pairs that shared a band and were compared.
-        left: members of groups above `ALL_PAIRS` that no leader took in before `MAX_LEADERS` were tried.
-    """
-
-    one: np.ndarray
-    other: np.ndarray
-    similarity: np.ndarray
-    compared: int
-    left: int
-
-
-def in_company(bands_NK: np.ndarray) -> np.ndarray:
-    """Which documents share a band with another: bool (N,)."""
-    found_N = np.zeros(len(bands_NK), bool)
-    for k in range(bands_NK.shape[1]):
-        order_N = np.argsort(bands_NK[:, k], kind="stable")
-        column_N = bands_NK[order_N, k]
-        equal_N = column_N[1:] == column_N[:-1]
-        found_N[order_N[1:][equal_N]] = True
-        found_N[order_N[:-1][equal_N]] = True
-    return found_N
+@kernel
+def _follow(one, members_M, taken_M, sets, settled, least, forest):
+    """Let one document take in those that are similar to it, or that are joined with it already."""
+    for m in range(len(members_M)):
+        other = members_M[m]
+        if taken_M[m] or other < settled:
+            continue
+        taken_M[m] = root_of(forest.parents, one) == root_of(forest.parents, other)
+        if taken_M[m]:
+            continue
+        forest.tally[0] += 1
+        similarity = _similarity(one, other, sets)
+        if similarity >= least:
+            taken_M[m] = True
+            join(one, other, similarity, settled, forest)
 
 
-def similar_pairs(bands_NK: np.ndarray, sets: Shingled, least: float, settled: int = 0) -> Pairs:
-    """Find the pairs that share a band and whose shingles overlap enough.
+def _compare_large(
+    members_M: np.ndarray, sets: Shingled, settled: int, least: float, forest: Forest, release: Callable[[], None]
+) -> None:
+    taken_M, at = np.zeros(len(members_M), bool), 0
+    step = RELEASE_BYTES // TOUCHED_BYTES
+    for _ in range(MAX_LEADERS):
+        waiting = np.flatnonzero(~taken_M[at:])
+        if not len(waiting) or members_M[-1] < settled:
+            break
+        at += int(waiting[0]) + 1
+        for begin in range(at, len(members_M), step):
+            some = slice(begin, begin + step)
+            _follow(members_M[at - 1], members_M[some], taken_M[some], sets, settled, least, forest)
+            release()
+    forest.tally[2] += int((~taken_M[at:] & (members_M[at:] >= settled)).sum())
 
-    A group of up to `ALL_PAIRS` documents that share a band is compared pair by pair. In a larger one the first
-    document leads: those similar to it (or joined with it before) are taken in, the next that is left leads in its
-    turn, up to `MAX_LEADERS`. So a group of m costs at most 64 m comparisons; what then remains is counted.
+
+def _keep_mapped() -> None:
+    """What is in memory anyway need not be let go."""
+
+
+def compare_groups(
+    members_M: np.ndarray,
+    sizes_G: np.ndarray,
+    band: int,
+    sets: Shingled,
+    least: float,
+    forest: Forest,
+    settled: int = 0,
+    release: Callable[[], None] = _keep_mapped,
+) -> None:
+    """Join the similar among documents that share a band.
+
+    A group of up to `ALL_PAIRS` documents is compared pair by pair. In a larger one the first document leads: those
+    similar to it (or joined with it before) are taken in, the next that is left leads in its turn, up to `MAX_LEADERS`.
+    So a group of m costs at most 64 m comparisons; what then remains is counted in `forest.tally[2]`.
 
     Args:
-        bands_NK: uint64, rows in order of rank: the result depends on ranks, not on the order of the input.
-        sets: the shingles of the documents.
+        members_M: int64, ranks, group after group, ascending within one: the result depends on ranks and on the order
+            of the groups, not on the order of the input.
+        sizes_G: int64, members of each group.
+        band: which band they share.
+        sets: of all documents.
         least: Jaccard similarity at which a pair counts.
-        settled: the first so many documents are not compared among themselves (they come from an index).
-
-    Returns:
-        The pairs, each once.
+        forest: changed in place.
+        settled: ranks below it are not compared among themselves (they come from an index).
+        release: called after each `RELEASE_BYTES` that were read: lets go of what mapped files hold in memory.
     """
-    pairs = []
-    parents_N = np.arange(len(bands_NK))
-    compared, left = 0, 0
-    for k in range(bands_NK.shape[1]):
-        order_N = np.argsort(bands_NK[:, k], kind="stable")
-        found, here, over = _compare_band(order_N, k, bands_NK, sets, settled, least, ALL_PAIRS, MAX_LEADERS, parents_N)
-        pairs += found
-        compared, left = compared + int(here), left + int(over)
-    found_E3 = np.array(pairs, np.float64).reshape(-1, 3)  # exact for ranks below 2^53
-    return Pairs(found_E3[:, 0].astype(np.int64), found_E3[:, 1].astype(np.int64), found_E3[:, 2], compared, left)
+    small_G = sizes_G <= ALL_PAIRS
+    ends_G = np.cumsum(sizes_G)
+    cost_G = np.cumsum(sizes_G * TOUCHED_BYTES)
+    begin = 0
+    while begin < len(sizes_G):
+        if not small_G[begin]:
+            members = members_M[ends_G[begin] - sizes_G[begin] : ends_G[begin]]
+            _compare_large(members, sets, settled, least, forest, release)
+            begin += 1
+            continue
+        spent = cost_G[begin - 1] if begin else 0
+        end = max(begin + 1, int(np.searchsorted(cost_G, spent + RELEASE_BYTES)))
+        large = np.flatnonzero(~small_G[begin:end])
+        end = begin + int(large[0]) if len(large) else end
+        members = members_M[ends_G[begin] - sizes_G[begin] : ends_G[end - 1]]
+        _compare_small(members, sizes_G[begin:end], band, sets, settled, least, forest)
+        release()
+        begin = end

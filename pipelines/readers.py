@@ -1,37 +1,42 @@
-"""datatrove readers for text, JSON Lines, JSON arrays and Parquet, inside archives or not.
+"""datatrove readers for text, JSON Lines and JSON arrays, inside archives or not.
 
-Rank r reads file r. Every record becomes a Document that knows the bytes that it came from; one that cannot be read
-becomes a rejected Document with a reason, so that counts add up and bad input never stops a run.
+Task r reads one split of one file (`pipelines/splits.py`). Every record becomes a Document that knows the bytes that it
+came from; one that cannot be read becomes a rejected Document with a reason, so that counts add up and bad input never
+stops a run.
 """
 
 import contextlib
-import json
-import os
-import re
-import shutil
+import io
 from abc import abstractmethod
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO, cast
 
-import orjson
-import pyarrow as pa
-import pyarrow.parquet as pq
 from datatrove.data import Document
-from datatrove.pipeline.base import PipelineStep
 from datatrove.pipeline.readers.base import BaseReader
 
-from pipelines.archives import STREAM_ERRORS, common_root, members_of, open_raw, reason_of
-from pipelines.block import BATCH_ROWS, WriteDocuments
-from pipelines.document import FATE, REASON, REJECTED, table_of
-from pipelines.errors import DataError
-from pipelines.execute import SCRATCH, run_blocks
+from pipelines.archives import (
+    CHUNK_BYTES,
+    GZIP_MAGIC,
+    STREAM_ERRORS,
+    ZSTD_MAGIC,
+    inflated,
+    is_archive,
+    members_of,
+    open_raw,
+    reason_of,
+)
+from pipelines.charset import WIDE, decode, decode_within, encoding_of
+from pipelines.document import FATE, REASON, REJECTED
+from pipelines.locations import below, location
 from pipelines.records import Cutter, Record, cut, json_items, lines, record_of, whole
+from pipelines.splits import WHOLE, Planner, Split, by_line, by_member, splits_of
+from pipelines.templates import filled, parse_json, value_at, words_of
 
-BATCH_BYTES = 32 << 20
 MAX_RECORD_BYTES = 20_000_000
-PLACE = re.compile(r"\{([\w.|-]+)\}")
+SAMPLE_BYTES = 1 << 16
+BOM = b"\xef\xbb\xbf"
 
 
 @dataclass(frozen=True)
@@ -49,8 +54,9 @@ class Reading:
         metadata: fields that are kept as metadata.
         constant: metadata of every document, such as the licence.
         members: which members of an archive are read.
+        encoding: of text; detected when None.
         max_record_bytes: a larger record is rejected as `too_large`.
-        max_documents: at most so many documents of the source, shared out evenly over its files.
+        max_documents: at most so many documents of the source, shared out evenly over its splits.
         max_bytes: at most so many bytes of text, shared out in the same way.
     """
 
@@ -64,50 +70,60 @@ class Reading:
     metadata: tuple[str, ...] = ()
     constant: tuple[tuple[str, str], ...] = ()
     members: str = "*"
+    encoding: str | None = None
     max_record_bytes: int = MAX_RECORD_BYTES
     max_documents: int | None = None
     max_bytes: int | None = None
 
 
 class RawReader(BaseReader):
-    """Base of the readers of raw files: override `read_file`.
+    """Base of the readers of raw files: override `read_file`, and `planner_of` where files can be split.
 
     Args:
-        files: one file per task.
+        files: what is read, in this order.
         root: folder that the `file` of an origin is relative to.
         reading: what to make of a record.
+
+    Attributes:
+        tasks: file and split of each task.
     """
 
     type = "reader"
 
     def __init__(self, files: Sequence[Path], root: Path, reading: Reading) -> None:
         super().__init__()
-        self.files = [str(file) for file in files]
         self.root = str(root)
         self.reading = reading
+        self.tasks = [(str(file), split) for file in files for split in splits_of(file, self.planner_of(file))]
+
+    def planner_of(self, path: Path) -> Planner | None:
+        """What splits a file of this kind, or None."""
+        return None
 
     def run(self, data: object = None, rank: int = 0, world_size: int = 1) -> Iterator[Document]:
-        """Yield the documents of file `rank`, until its share of the source's limits is used up."""
-        path = Path(self.files[rank])
-        documents_left = _share(self.reading.max_documents, rank, len(self.files))
-        bytes_left = _share(self.reading.max_bytes, rank, len(self.files))
+        """Yield the documents of task `rank`, until its share of the source's limits is used up."""
+        file, split = self.tasks[rank]
+        path = location(file)
+        documents_left = _share(self.reading.max_documents, rank, len(self.tasks))
+        bytes_left = _share(self.reading.max_bytes, rank, len(self.tasks))
         if documents_left <= 0 or bytes_left <= 0:
             return
-        for document in self.read_file(path, Path(os.path.relpath(path, self.root)).as_posix()):
+        for document in self.read_file(path, below(path, location(self.root)), split):
             yield document
             if FATE not in document.metadata:
                 documents_left -= 1
-                bytes_left -= len(document.text.encode())
+                bytes_left -= len(document.text.encode()) if self.reading.max_bytes else 0
             if documents_left <= 0 or bytes_left <= 0:
                 return
 
     @abstractmethod
-    def read_file(self, path: Path, name: str) -> Iterator[Document]:
-        """Yield the documents of a file.
+    def read_file(self, path: Path, name: str, split: Split) -> Iterator[Document]:
+        """Yield the documents of a split of a file.
 
         Args:
-            path: where it lies.
+            path: where the file lies.
             name: its path relative to the root, for ids and origins.
+            split: which part of it.
         """
 
     def document(
@@ -135,15 +151,18 @@ class RawReader(BaseReader):
         reading = self.reading
         given = value_at(fields, reading.id_field) if fields and reading.id_field else None
         url = value_at(fields, reading.url_field) if fields and reading.url_field else None
-        problem = record.problem or problem or _problem_of(text, f"{given}{url}")
+        problem = record.problem or problem or _problem_of(text, f"{place}{given}{url}")
         origin = {"file": name, "member": member, "offset": record.offset, "row": record.row,
                   "length": record.length, "sha256": record.sha256}  # fmt: skip
         metadata: dict[str, Any] = {"source": reading.source or None, "domain": reading.domain, "origin": origin}
         if text is None or problem is not None:
-            return Document(text="", id=self._id(place), metadata={**metadata, FATE: fate, REASON: problem})
+            origin["member"] = _clean(member)
+            return Document(
+                text="", id=_clean(self._id(place)) or "", metadata={**metadata, FATE: fate, REASON: problem}
+            )
         metadata |= {"language": reading.language, "url": None if url is None else str(url)} | dict(reading.constant)
         for key in reading.metadata if fields else ():
-            metadata[key] = _words(value_at(fields, key), reading.join)
+            metadata[key] = _clean(words_of(value_at(fields, key), reading.join))
         return Document(text=text, id=self._id(place if given in (None, "") else str(given)), metadata=metadata)
 
     def _id(self, local: str) -> str:
@@ -151,18 +170,24 @@ class RawReader(BaseReader):
         return f"{source}/{local.removeprefix(source + '/')}" if source else local
 
 
-def _share(limit: int | None, rank: int, files: int) -> float:
-    return float("inf") if limit is None else limit // files + (rank < limit % files)
+def _share(limit: int | None, rank: int, tasks: int) -> float:
+    return float("inf") if limit is None else limit // tasks + (rank < limit % tasks)
+
+
+def _clean(words: str | None) -> str | None:
+    """Words with half a surrogate pair, which no file can hold, lose it."""
+    return words and words.encode(errors="replace").decode()
 
 
 def _problem_of(text: str | None, names: str) -> str | None:
-    if text is None or not text.strip():
+    if text is None or not text or text.isspace():
         return "no_text"
     if "\0" in text:
         return "nul_bytes"
     try:
-        text.encode()
-        names.encode()
+        if not (text.isascii() and names.isascii()):
+            text.encode()
+            names.encode()
     except UnicodeEncodeError:  # half of a surrogate pair, which JSON can spell
         return "bad_unicode"
     return None
@@ -172,46 +197,148 @@ class CutReader(RawReader):
     """Base of readers that cut each stream of a file (the file, or members of an archive) into records."""
 
     def __init__(self, files: Sequence[Path], root: Path, reading: Reading, cutter: Cutter | None = None) -> None:
-        super().__init__(files, root, reading)
         self.cutter = cutter
+        super().__init__(files, root, reading)
 
     def cutter_of(self, path: Path) -> Cutter:
         """How a file is cut: what was given, else what suits its name."""
         return self.cutter or whole
 
-    def read_file(self, path: Path, name: str) -> Iterator[Document]:
+    def planner_of(self, path: Path) -> Planner | None:
+        """Archives between members; other files between lines, where lines are records."""
+        if is_archive(path):
+            return by_member
+        return by_line if self.cutter_of(path) is lines else None
+
+    def read_file(self, path: Path, name: str, split: Split) -> Iterator[Document]:
         """Yield a document per record; a container that breaks gives one rejected document for its rest."""
-        member, streams, cutter = None, 0, self.cutter_of(path)
+        member, streams = None, 0
         try:
-            for member, stream in members_of(path, self.reading.members):
+            for member, stream in _streams(path, self.reading.members, split):
                 streams += 1
-                for record in cut(stream, cutter, self.reading.max_record_bytes):
-                    yield self.parse(record, name, member)
-                    if record.problem in ("truncated", "corrupt"):
+                for document in self.documents_of(stream, path, name, member, split if member is None else WHOLE):
+                    yield document
+                    if document.metadata.get(REASON) in ("truncated", "corrupt", "bomb"):
                         return  # what follows in a damaged container cannot be found
         except STREAM_ERRORS as error:
-            yield self.parse(record_of(b"", 0, None, reason_of(error)), name, f"after {member}" if member else None)
+            damage = record_of(b"", 0, None, reason_of(error))
+            yield self.document(damage, name, f"after {member}" if member else None)
             return
-        if not streams:
-            yield self.parse(record_of(b"", 0, None, "no_records"), name, None)
+        if not streams and split == WHOLE:
+            yield self.document(record_of(b"", 0, None, "no_records"), name)
 
     @abstractmethod
-    def parse(self, record: Record, name: str, member: str | None) -> Document:
-        """Make a record a document."""
+    def documents_of(
+        self, stream: BinaryIO, path: Path, name: str, member: str | None, split: Split
+    ) -> Iterator[Document]:
+        """Yield the documents of a stream.
+
+        Args:
+            stream: its bytes, those of the split.
+            path: the file that it is in.
+            name: of the file, relative to the root.
+            member: of the archive, or None.
+            split: which part of the file it is.
+        """
+
+
+def _streams(path: Path, members: str, split: Split) -> Iterator[tuple[str | None, BinaryIO]]:
+    """The streams that a split reads."""
+    if is_archive(path):
+        yield from members_of(path, members, split.start, split.length)
+    elif split == WHOLE:
+        yield from members_of(path, members)
+    else:
+        with open_split(path, split) as stream:
+            yield None, stream
+
+
+@contextlib.contextmanager
+def open_split(path: Path, split: Split) -> Iterator[BinaryIO]:
+    """The stream of a split of lines: decompressed, from its first record to its last."""
+    with path.open("rb") as file:
+        magic = file.read(4)
+        file.seek(split.start)
+        stream = cast(BinaryIO, file)
+        if magic.startswith(GZIP_MAGIC) or magic == ZSTD_MAGIC:
+            stream = inflated(stream)
+        left = split.skip
+        while left and (skipped := stream.read(min(left, SAMPLE_BYTES))):
+            left -= len(skipped)
+        yield stream if split.length is None else piece_of(stream, split.length)
+
+
+class _Piece(io.RawIOBase):
+    """Bytes that were read before, then those that follow in the stream, up to a number of them."""
+
+    def __init__(self, stream: BinaryIO, size: float, before: bytes) -> None:
+        super().__init__()
+        self.stream, self.left, self.before, self.given = stream, size, before, 0
+
+    def readable(self) -> bool:
+        return True
+
+    def tell(self) -> int:
+        return self.given
+
+    def readinto(self, buffer: Any) -> int:
+        want = int(min(len(buffer), self.left))
+        data = self.before[:want] or self.stream.read(want)
+        self.before = self.before[want:]
+        buffer[: len(data)] = data
+        self.left, self.given = self.left - len(data), self.given + len(data)
+        return len(data)
+
+
+def piece_of(stream: BinaryIO, size: float = float("inf"), before: bytes = b"") -> BinaryIO:
+    """A stream of `before` and what follows in `stream`, `size` bytes in all."""
+    return cast(BinaryIO, io.BufferedReader(_Piece(stream, size, before), CHUNK_BYTES))
 
 
 class TextReader(CutReader):
-    """Text in UTF-8: the cutter says what a document is."""
+    """Text: the cutter says what a document is, the encoding is detected once for each file or member."""
 
     name = "text"
 
-    def parse(self, record: Record, name: str, member: str | None) -> Document:
-        """Decode the record; bytes that are no UTF-8 are rejected."""
-        try:
-            text = record.data.decode("utf-8-sig" if record.offset == 0 else "utf-8")
-        except UnicodeDecodeError:
-            return self.document(record, name, member, problem="invalid_utf8")
-        return self.document(record, name, member, text=text)
+    def documents_of(
+        self, stream: BinaryIO, path: Path, name: str, member: str | None, split: Split
+    ) -> Iterator[Document]:
+        """Decode each record; what no encoding explains is rejected."""
+        cutter, bound, said = self.cutter_of(path), self.reading.max_record_bytes, self.reading.encoding
+        if cutter is whole:
+            for record in cut(stream, whole, bound):
+                found = decode(record.data, said) or ("", None)
+                yield self._document(record, name, member, *found)
+            return
+        if split != WHOLE:  # every split of a file is in the encoding that its beginning is in
+            with open_raw(path) as beginning:
+                encoding = encoding_of(beginning.read(SAMPLE_BYTES), said)
+        else:
+            sample = stream.read(SAMPLE_BYTES)
+            encoding, stream = encoding_of(sample, said), piece_of(stream, before=sample)
+        for record in cut(stream, cutter, bound, split.offset, split.row):
+            if encoding in WIDE:  # a line end is not a byte there; the file is one reject, whatever its splits
+                if not split.offset:
+                    yield self._document(record, name, member, "", None, "wide_encoding")
+                return
+            text, explained = decode_within(record.data, encoding or "utf-8")
+            problem = None if explained else "invalid_utf8" if encoding in (None, "utf-8") else "bad_encoding"
+            if not is_empty_split(record, split):
+                yield self._document(record, name, member, text, encoding, problem)
+
+    def _document(
+        self, record: Record, name: str, member: str | None, text: str, encoding: str | None, problem: str | None = None
+    ) -> Document:
+        problem = problem or (None if encoding or record.problem else "bad_encoding")
+        document = self.document(record, name, member, text=text.removeprefix("\ufeff"), problem=problem)
+        if encoding not in (None, "utf-8"):
+            document.metadata["encoding"] = encoding
+        return document
+
+
+def is_empty_split(record: Record, split: Split) -> bool:
+    """Whether there is nothing in a part of a file, which is no fault of the file."""
+    return split != WHOLE and record.problem in ("no_records", "empty_file")
 
 
 class JsonReader(CutReader):
@@ -219,165 +346,42 @@ class JsonReader(CutReader):
 
     name = "json"
 
-    def cutter_of(self, path: Path) -> Cutter:
-        """Lines, unless the file is an array."""
-        if self.cutter is None and path.name.split(".gz")[0].endswith(".json") and _first_byte(path) == b"[":
-            return json_items()
-        return self.cutter or lines
+    def planner_of(self, path: Path) -> Planner | None:
+        """Between lines, unless the file is an array; archives between members."""
+        if is_archive(path):
+            return by_member
+        is_lines = self.cutter is lines or (self.cutter is None and not (_may_be_array(path) and _begins_array(path)))
+        return by_line if is_lines else None
 
-    def parse(self, record: Record, name: str, member: str | None) -> Document:
-        """Parse the record and fill the text template."""
-        fields = parse_json(record.data) if record.problem is None else {}
+    def documents_of(
+        self, stream: BinaryIO, path: Path, name: str, member: str | None, split: Split
+    ) -> Iterator[Document]:
+        """Parse each record and fill the text template."""
+        cutter = self.cutter or lines
+        if self.cutter is None and split == WHOLE and _may_be_array(Path(member or path.name)):
+            sample = stream.read(SAMPLE_BYTES)
+            cutter, stream = json_items() if _is_array(sample) else lines, piece_of(stream, before=sample)
+        for record in cut(stream, cutter, self.reading.max_record_bytes, split.offset, split.row):
+            if not is_empty_split(record, split):
+                yield self._document(record, name, member)
+
+    def _document(self, record: Record, name: str, member: str | None) -> Document:
+        data = record.data.removeprefix(BOM) if record.offset == 0 else record.data
+        fields = parse_json(data) if record.problem is None else {}
         if isinstance(fields, str):
             return self.document(record, name, member, problem=fields)
         return self.document(record, name, member, fields, filled(self.reading.text, fields, self.reading.join))
 
 
-class ParquetReader(RawReader):
-    """Rows of Parquet files; the raw record of a row is its canonical JSON (`row_bytes`)."""
-
-    name = "parquet"
-
-    def read_file(self, path: Path, name: str) -> Iterator[Document]:
-        """Yield a document per row.
-
-        Raises:
-            DataError: the file is no Parquet.
-        """
-        row = 0
-        try:
-            with pq.ParquetFile(path) as file:
-                for batch in file.iter_batches(BATCH_ROWS):
-                    for fields in batch.to_pylist():
-                        data = row_bytes(fields)
-                        problem = "too_large" if len(data) > self.reading.max_record_bytes else None
-                        text = filled(self.reading.text, fields, self.reading.join)
-                        yield self.document(record_of(data, 0, row, problem), name, None, fields, text)
-                        row += 1
-        except (pa.ArrowInvalid, OSError) as error:
-            raise DataError(f"{path} is not readable Parquet: {str(error).splitlines()[0]}") from None
+def _may_be_array(path: Path) -> bool:
+    return ".json" in path.suffixes
 
 
-class Batches(PipelineStep):
-    """Turn a stream of documents into Arrow tables of bounded rows and bytes."""
-
-    type = "batches"
-    name = "tables"
-
-    def run(self, data: Iterable[Document], rank: int = 0, world_size: int = 1) -> Iterator[pa.Table]:
-        """Yield stream tables; at least one document each."""
-        pending: list[Document] = []
-        size = 0
-        for document in data:
-            pending.append(document)
-            size += len(document.text)
-            if len(pending) >= BATCH_ROWS or size >= BATCH_BYTES:
-                yield table_of(pending)
-                pending, size = [], 0
-        if pending:
-            yield table_of(pending)
+def _is_array(sample: bytes) -> bool:
+    return sample.removeprefix(BOM).lstrip()[:1] == b"["
 
 
-def parse_json(data: bytes) -> dict[str, Any] | str:
-    """The object that the bytes spell, or why there is none (`bad_json`, `invalid_utf8`, `not_an_object`)."""
-    try:
-        value = orjson.loads(data)
-    except orjson.JSONDecodeError:
-        try:
-            value = json.loads(data.decode())  # slower, but takes NaN and large integers
-        except UnicodeDecodeError:
-            return "invalid_utf8"
-        except (ValueError, RecursionError):
-            return "bad_json"
-    return value if isinstance(value, dict) else "not_an_object"
-
-
-def row_bytes(fields: Mapping[str, Any]) -> bytes:
-    """Canonical JSON of a Parquet row: the same bytes whenever the row has the same values."""
-    return json.dumps(fields, sort_keys=True, ensure_ascii=False, default=str).encode("utf-8", "surrogatepass")
-
-
-def filled(template: str, fields: Mapping[str, Any], join: str) -> str | None:
-    """Fill a text template, or None when a field that it names is missing, null or empty."""
-    values = {}
-    for place in PLACE.findall(template):
-        found = (value_at(fields, key) for key in place.split("|"))
-        values[place] = next((words for value in found if (words := _words(value, join))), None)
-        if values[place] is None:
-            return None
-    return PLACE.sub(lambda match: values[match.group(1)], template)
-
-
-def value_at(fields: Any, key: str | None) -> Any:
-    """The value at `a.b.0`, or None."""
-    if isinstance(fields, dict) and key in fields:
-        return fields[key]
-    for part in (key or "").split("."):
-        if isinstance(fields, dict):
-            fields = fields.get(part)
-        elif isinstance(fields, list) and part.isdigit() and int(part) < len(fields):
-            fields = fields[int(part)]
-        else:
-            return None
-    return fields
-
-
-def _words(value: Any, join: str) -> str | None:
-    if value is None or isinstance(value, str):
-        return value
-    if isinstance(value, list):
-        return join.join(filter(None, (_words(item, join) for item in value)))
-    return json.dumps(value, ensure_ascii=False)
-
-
-def as_documents(files: Sequence[Path], work: Path, workers: int = 1) -> list[Path]:
-    """Make Parquet documents of files given by a user; Parquet passes as it is.
-
-    JSON Lines (.gz, .zst) and JSON arrays become `work/.scratch/inputs/documents/part-NNNNN.parquet`, numbered by their
-    place in `files`; records that cannot be read go to `work/rejects/input-NNNNN.parquet`, where
-    `execute.count_documents` finds and counts them. Calling again after a kill resumes.
-
-    Raises:
-        DataError: a file is missing, or neither Parquet nor JSON by its name.
-    """
-    raw = {number: file for number, file in enumerate(files) if file.suffix != ".parquet"}
-    for file in raw.values():
-        if not re.search(r"\.(jsonl|ndjson|json)(\.gz|\.zst)?$", file.name):
-            raise DataError(f"{file}: expected Parquet or JSON Lines (.parquet, .jsonl, .jsonl.gz, .jsonl.zst)")
-        open_raw(file).close()
-    inputs = work / SCRATCH / "inputs"
-    reader = JsonReader(list(raw.values()), common_root(list(raw.values())), Reading(id_field="id", url_field="url"))
-    blocks = [reader, Batches(),
-              WriteDocuments(str(inputs), [f"part-{number:05d}" for number in raw], kept="documents")]  # fmt: skip
-    run_blocks(blocks, len(raw), work, workers, "inputs")
-    for number in raw:
-        with contextlib.suppress(FileNotFoundError):
-            (work / "rejects").mkdir(parents=True, exist_ok=True)
-            shutil.copyfile(inputs / f"rejects/part-{number:05d}.parquet", work / f"rejects/input-{number:05d}.parquet")
-    return [inputs / f"documents/part-{n:05d}.parquet" if n in raw else file for n, file in enumerate(files)]
-
-
-class ReadEach(PipelineStep):
-    """Beginning of a pipeline over several sources: every task has its own reader.
-
-    Args:
-        tasks: reader, and the rank that it is told, of each task.
-    """
-
-    type = "reader"
-    name = "each"
-
-    def __init__(self, tasks: Sequence[tuple[RawReader, int]]) -> None:
-        super().__init__()
-        self.tasks = list(tasks)
-
-    def run(self, data: object = None, rank: int = 0, world_size: int = 1) -> Iterator[Document]:
-        """Yield the documents of task `rank`."""
-        reader, local = self.tasks[rank]
-        yield from reader.run(None, local, world_size)
-
-
-def _first_byte(file: Path) -> bytes:
+def _begins_array(file: Path) -> bool:
     with contextlib.suppress(*STREAM_ERRORS), open_raw(file) as stream:
-        return stream.read(4096).lstrip()[:1]
-    return b""
+        return _is_array(stream.read(SAMPLE_BYTES))
+    return False

@@ -19,8 +19,9 @@ from ruamel.yaml.error import YAMLError
 from pipelines.errors import RecipeError
 
 ROOT = Path(__file__).resolve().parent.parent
-RECIPE_FOLDERS = tuple(
-    ROOT / name / "recipes" for name in ("flows", "mixtures", "trainer", "synth", "filters", "pipelines")
+RECIPE_FOLDERS = (
+    *(ROOT / name / "recipes" for name in ("flows", "mixtures", "trainer", "synth", "filters", "pipelines")),
+    ROOT / "flows" / "recipes" / "sources",
 )
 
 
@@ -73,7 +74,7 @@ def load_recipe(name: str, model: type[AnySection], sets: Sequence[str] = ()) ->
         base_tree = _plain(_read_yaml(base_path))
         if "extends" in base_tree:
             raise RecipeError(f"{base_path}: a recipe that is extended cannot itself extend ({base_tree['extends']!r})")
-        plain = _merge(base_tree, plain)
+        plain = merge(base_tree, plain)
     for assignment in sets:
         _assign(plain, assignment)
     try:
@@ -150,11 +151,14 @@ def _lines_of(node: Any, at: tuple = ()) -> dict[tuple, int]:
     return lines
 
 
-def _merge(base: dict, over: dict) -> dict:
+def merge(base: dict, over: dict) -> dict:
+    """Lay one plain section over another; one of another `kind` takes its place, since it has other keys."""
+    if base.get("kind", over.get("kind")) != over.get("kind", base.get("kind")):
+        return over
     merged = dict(base)
     for key, value in over.items():
         below = merged.get(key)
-        merged[key] = _merge(below, value) if isinstance(below, dict) and isinstance(value, dict) else value
+        merged[key] = merge(below, value) if isinstance(below, dict) and isinstance(value, dict) else value
     return merged
 
 
@@ -195,8 +199,13 @@ def _valid_keys(model: type[BaseModel], where: tuple) -> set[str]:
     found = [model]
     for key in where:
         annotations = [m.model_fields[key].annotation for m in found if key in m.model_fields]
-        found = [m for a in annotations for m in _models_in(a)] or found
+        found = [m for a in annotations for m in _models_in(a)] or [m for m in found if _is_kind(m, key)] or found
     return {name for m in found for name in m.model_fields}
+
+
+def _is_kind(model: type[BaseModel], key: object) -> bool:
+    """Whether `key` is what pydantic puts where a union was told apart by `kind`."""
+    return "kind" in model.model_fields and key in get_args(model.model_fields["kind"].annotation)
 
 
 def _models_in(annotation: Any) -> list[type[BaseModel]]:

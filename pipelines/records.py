@@ -10,18 +10,17 @@ import json
 import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
-from typing import BinaryIO
+from typing import BinaryIO, NamedTuple
 
 from pipelines.archives import STREAM_ERRORS, reason_of
 
 CHUNK_BYTES = 1 << 20
-MAX_JSON_BYTES = 1 << 30  # a JSON array is held whole while its items are cut out
+MAX_JSON_BYTES = 1 << 28  # a JSON array is held whole while its items are cut out
 JSON = json.JSONDecoder()
-BLANK = re.compile(r"[ \t\r\n]*")
+BLANK = re.compile(r"[ \t\r\n\ufeff]*")  # with the byte order mark that some editors leave
 
 
-@dataclass(frozen=True, slots=True)
-class Record:
+class Record(NamedTuple):
     """One piece of a stream.
 
     Attributes:
@@ -50,23 +49,32 @@ Cutter = Callable[[BinaryIO, int], Iterator[Record]]
 """Cuts a stream into records of at most so many bytes."""
 
 
-def cut(stream: BinaryIO, cutter: Cutter, max_bytes: int) -> Iterator[Record]:
+def cut(stream: BinaryIO, cutter: Cutter, max_bytes: int, offset: int = 0, row: int = 0) -> Iterator[Record]:
     """Cut a stream; what is damaged or empty becomes a last record with a problem.
 
     Args:
         stream: bytes, decompressed.
         cutter: one of the functions below.
         max_bytes: a larger record is passed over and named `too_large`.
+        offset: of the stream's first byte in its file, and
+        row: the number of its first record there.
     """
-    end, rows = 0, 0
+    end, rows = offset, row
     try:
         for record in cutter(stream, max_bytes):
+            if offset or row:
+                record = _moved(record, offset, row)
             end, rows = record.offset + record.length, rows + 1
             yield record
-        if not rows:
-            yield record_of(b"", 0, None, "no_records" if stream.tell() else "empty_file")
+        if rows == row:
+            yield record_of(b"", offset, None, "no_records" if stream.tell() else "empty_file")
     except STREAM_ERRORS as error:
         yield record_of(b"", end, rows, reason_of(error))
+
+
+def _moved(record: Record, offset: int, row: int) -> Record:
+    number = None if record.row is None else record.row + row
+    return Record(record.data, record.offset + offset, number, record.length, record.sha256, record.problem)
 
 
 def lines(stream: BinaryIO, max_bytes: int) -> Iterator[Record]:
@@ -75,7 +83,7 @@ def lines(stream: BinaryIO, max_bytes: int) -> Iterator[Record]:
     while line := stream.readline(max_bytes + 2):
         data = line.rstrip(b"\r\n")
         if len(data) > max_bytes:
-            record = _skip_line(stream, line, offset, row)
+            record = skip_line(stream, line, offset, row)
             yield record
             offset += record.length
         else:
@@ -85,8 +93,8 @@ def lines(stream: BinaryIO, max_bytes: int) -> Iterator[Record]:
         row += 1
 
 
-def _skip_line(stream: BinaryIO, start: bytes, offset: int, row: int) -> Record:
-    """Pass over the rest of a line that is too long, hashing it on the way."""
+def skip_line(stream: BinaryIO, start: bytes, offset: int, row: int) -> Record:
+    """Pass over the rest of a line that is too long, hashing it on the way; `start` has been read."""
     digest, length, piece = hashlib.sha256(start), len(start), start
     while not piece.endswith(b"\n") and (piece := stream.readline(CHUNK_BYTES)):
         digest.update(piece)

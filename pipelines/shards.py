@@ -5,6 +5,7 @@ A shard is one immutable pair of Megatron files, `<prefix>.bin` and `<prefix>.id
 """
 
 import math
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -60,6 +61,15 @@ class ShardSet:
                 return shard
         raise DataError(f"no shard named {name!r}; there are: {', '.join(s.name for s in self.shards)}")
 
+    def all_named(self, name: str) -> tuple[Shard, ...]:
+        """The shard called `name`, or those that it was cut into: `name-00000-of-00003` and so on.
+
+        Raises:
+            DataError: there is none; the message lists the names.
+        """
+        cut = re.compile(re.escape(name) + r"-\d{5}-of-\d{5}")
+        return tuple(s for s in self.shards if cut.fullmatch(s.name)) or (self.named(name),)
+
 
 @dataclass(frozen=True)
 class Blend:
@@ -80,10 +90,18 @@ class Blend:
     def of(cls, weights: Mapping[str, float], shards: ShardSet) -> "Blend":
         """Resolve domain weights against shards by name; zero weights are left out.
 
+        A domain of several shards draws from each in proportion to its tokens.
+
         Raises:
             DataError: a domain has no shard, or the weights do not sum to 1.
         """
-        return cls(tuple((weight, shards.named(name)) for name, weight in weights.items() if weight > 0))
+        parts: list[tuple[float, Shard]] = []
+        for name, weight in weights.items():
+            if weight > 0:
+                own = shards.all_named(name)
+                total = sum(shard.tokens for shard in own)
+                parts += [(weight * shard.tokens / total if len(own) > 1 else weight, shard) for shard in own]
+        return cls(tuple(parts))
 
     def epochs(self, tokens: int) -> dict[str, float]:
         """How often each shard is repeated when `tokens` are drawn."""

@@ -188,7 +188,8 @@ def decode(data_B, at, end):
 
 
 @inlined
-def _kind(kinds, code):
+def kind_of(kinds, code):
+    """What a code point is, see `CodePoints.kind`."""
     if code < TABLE_END:
         return np.int64(kinds[code])
     return ALONE if code < HAN_END else LETTER
@@ -200,11 +201,11 @@ def _number_end(data_B, at, end, kinds):
     signs = 0
     while at < end:
         code, size = decode(data_B, at, end)
-        if _kind(kinds, code) == DIGIT:
+        if kind_of(kinds, code) == DIGIT:
             at += size
         elif signs == 0 and (code == 0x2E or code == 0x2C or code == 0x60C or code == 0x66B) and at + size < end:
             follow, _ = decode(data_B, at + size, end)
-            if _kind(kinds, follow) != DIGIT:
+            if kind_of(kinds, follow) != DIGIT:
                 break
             at += size
             signs = 1
@@ -237,7 +238,7 @@ def simplify(data_B, start, end, table, split_alone, fold_numbers, out_B, units_
         code, size = np.int64(data_B[at]), 1
         if code >= 128:
             code, size = decode(data_B, at, end)
-        kind = _kind(kinds, code)
+        kind = kind_of(kinds, code)
         alone = kind == ALONE and split_alone
         if inside and (kind == SEPARATOR or alone):
             units_U4[words, 1], units_U4[words, 3] = used, at
@@ -285,8 +286,8 @@ def characters(out_B, used):
 
 
 @kernel
-def _is_space(code):
-    """What Python's `str.isspace` says."""
+def is_space(code):
+    """Whether a code point is white space: what Python's `str.isspace` says."""
     if code < 128:
         return code == 32 or (code >= 9 and code <= 13) or (code >= 28 and code <= 31)
     if code < 0x1680:
@@ -296,24 +297,31 @@ def _is_space(code):
 
 
 @kernel
+def collapse(data_B, at, end, out_B, used):
+    """Copy a text with every run of white space made one space to `out_B[used:]`; return the end of the copy."""
+    begin, gap = used, False
+    while at < end:
+        code, size = decode(data_B, at, end)
+        if is_space(code):
+            gap = used > begin
+        else:
+            if gap:
+                out_B[used] = 32
+                used, gap = used + 1, False
+            for i in range(size):
+                out_B[used + i] = data_B[at + i]
+            used += size
+        at += size
+    return used
+
+
+@kernel
 def _collapse(data_B, offsets_N):
     out_B = np.empty(offsets_N[-1] - offsets_N[0], np.uint8)
     ends_N = np.zeros(len(offsets_N), np.int64)
     used = 0
     for n in range(len(offsets_N) - 1):
-        begin, at, gap = used, offsets_N[n], False
-        while at < offsets_N[n + 1]:
-            code, size = decode(data_B, at, offsets_N[n + 1])
-            if _is_space(code):
-                gap = used > begin
-            else:
-                if gap:
-                    out_B[used] = 32
-                    used, gap = used + 1, False
-                for i in range(size):
-                    out_B[used + i] = data_B[at + i]
-                used += size
-            at += size
+        used = collapse(data_B, offsets_N[n], offsets_N[n + 1], out_B, used)
         ends_N[n + 1] = used
     return out_B, ends_N
 

@@ -1,119 +1,36 @@
-"""Sources: what raw text a recipe asks for, how it is collected and how it becomes documents.
+"""Sources: how the raw text that a recipe asks for is collected and becomes documents.
 
 `collect` writes the raw files of sources that are found on the machine; `ingest` reads every source, its own raw files
-or those of the recipe's root, into normalized documents by domain. One task per raw file, whatever the source, so that
-the number of workers changes no byte.
+or those of the recipe's root, into normalized documents by domain. One task per raw file, several for a big one, so
+that the number of workers changes no byte. What a recipe may say of a source, `kind: huggingface` included, is in
+`source_settings.py`.
 """
 
 import sys
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Literal
 
 import pyarrow.parquet as pq
-from pydantic import Field, field_validator, model_validator
 
-from pipelines import machine
+from pipelines import hub, machine
 from pipelines.block import WriteDocuments
-from pipelines.document import STREAM
 from pipelines.errors import DataError
 from pipelines.execute import SCRATCH, count_documents, run_blocks
 from pipelines.extract import ExtractSettings, PageReader
-from pipelines.files import expand_inputs, sha256_of
+from pipelines.files import expand_inputs
+from pipelines.inputs import Batches, ReadEach, format_of, reader_for
+from pipelines.locations import below, is_url
 from pipelines.manifest import digest_of
 from pipelines.normalize import Normalize
-from pipelines.quantities import Bytes
-from pipelines.readers import Batches, JsonReader, ParquetReader, RawReader, ReadEach, Reading, TextReader
-from pipelines.recipe import Section
+from pipelines.readers import JsonReader, RawReader, Reading, TextReader
 from pipelines.records import Cutter, json_items, lines, paragraphs, sections, whole
+from pipelines.source_settings import FileSource, HubSource, MachineSource, RecordSource, SourceSettings
 from pipelines.store import Outcome
+from pipelines.table_readers import CsvReader
 
 RAW = "raw"
-
-
-class _Source(Section):
-    """What every source has."""
-
-    domain: str | None = Field(default=None, pattern=r"^[A-Za-z0-9_]+(/[A-Za-z0-9_]+)?$")
-    language: str | None = Field(default=None, pattern=r"^[a-z]{3}$")
-    licence: str | None = None
-    max_documents: int | None = Field(default=None, gt=0)
-    max_bytes: Bytes | None = Field(default=None, gt=0)
-
-
-class MachineSource(_Source):
-    """Text found on the machine.
-
-    Attributes:
-        kind: what is looked for.
-        domain: name of the domain; the source's name when not given.
-        language: ISO 639-3 code for all its documents, when known.
-        max_documents: at most so many raw records, drawn by hash.
-        max_bytes: at most so many raw bytes, drawn by hash.
-        seed: of the draw.
-        shards: raw files to spread the records over.
-    """
-
-    kind: Literal["pydoc", "package_readme", "python_code", "licences"]
-    seed: int = Field(default=0, ge=0)
-    shards: int = Field(default=4, ge=1, le=1000)
-
-
-class FileSource(_Source):
-    r"""Text in files.
-
-    Attributes:
-        kind: format of the files; `archive` is tar or zip with members in `format`.
-        paths: files, folders or globs, relative to the recipe's root.
-        domain: name of the domain; the source's name when not given.
-        language: ISO 639-3 code for all its documents, when known.
-        max_documents: at most so many documents, shared out evenly over the files.
-        max_bytes: at most so many bytes of text, shared out evenly over the files.
-        licence: kept in the documents' metadata.
-        format: of the members of an archive.
-        members: shell pattern for names of members.
-        per: what one document of a text file is; `section` begins at each line that matches `section_start`.
-        section_start: regular expression.
-        text: template of JSON and Parquet records: `{question}\n{answer}`, `{code.0}`, `{content|paragraphs}`.
-        join: what lies between the items of a list in the template.
-        id_field: field with an id that is unique in the source; without it the id is the record's place.
-        url_field: field with the URL.
-        metadata: fields that are kept as metadata.
-        json_path: keys that lead to the array of records in JSON files, with dots.
-        max_record_bytes: larger records are rejected.
-    """
-
-    kind: Literal["warc", "html", "jsonl", "json", "parquet", "text", "archive"]
-    paths: tuple[str, ...] = Field(min_length=1)
-    format: Literal["text", "jsonl", "json"] = "text"
-    members: str = "*"
-    per: Literal["file", "line", "paragraph", "section"] = "file"
-    section_start: str | None = None
-    text: str = "{text}"
-    join: str = "\n"
-    id_field: str | None = None
-    url_field: str | None = None
-    metadata: tuple[str, ...] = ()
-    json_path: str = ""
-    max_record_bytes: Bytes = Field(default=20_000_000, gt=0)
-
-    @field_validator("metadata")
-    @classmethod
-    def _no_columns(cls, names: tuple[str, ...]) -> tuple[str, ...]:
-        if taken := sorted(set(names) & set(STREAM.names)):
-            raise ValueError(f"{taken[0]!r} is a column of documents; it cannot be metadata too")
-        return names
-
-    @model_validator(mode="after")
-    def _sections_start(self) -> "FileSource":
-        if (self.per == "section") != (self.section_start is not None):
-            raise ValueError("per: section and section_start belong together")
-        return self
-
-
-SourceSettings = Annotated[MachineSource | FileSource, Field(discriminator="kind")]
-"""One source of a recipe, told apart by `kind`."""
+RECORDS = ("jsonl", "json", "parquet", "arrow", "csv", "huggingface")
 
 
 def collect(sources: Mapping[str, SourceSettings], work: Path, workers: int = 1) -> Outcome:
@@ -192,7 +109,7 @@ def ingest(
         assert base is not None  # raw_files has looked there
         reader = reader_of(name, settings, files, base, extract)
         domain = settings.domain or name
-        for rank in range(len(files)):
+        for rank in range(len(reader.tasks)):
             tasks.append((reader, rank))
             parts.append(f"{domain}/part-{numbers[domain]:05d}")
             owners.append(name)
@@ -211,7 +128,7 @@ def ingest(
 def _why(name: str, sources: Mapping[str, SourceSettings]) -> str:
     """What to look at when a source gives nothing."""
     settings = sources[name]
-    if isinstance(settings, FileSource) and settings.kind in ("jsonl", "json", "parquet"):
+    if isinstance(settings, (FileSource, HubSource)) and settings.kind in RECORDS:
         return f"do its records have the fields of text: {settings.text!r}?"
     return f"are its files of kind {settings.kind}?"
 
@@ -230,13 +147,21 @@ def raw_files(name: str, settings: SourceSettings, raw: Path | None, root: Path)
     """The raw files of a source, in order.
 
     Raises:
-        DataError: there are none.
+        DataError: there are none, or they have to be fetched first.
     """
+    if isinstance(settings, HubSource):
+        return hub.fetched_files(hub.wanted_by(settings), root, name)
     if isinstance(settings, FileSource):
-        try:
-            return expand_inputs([root / path for path in settings.paths])
-        except DataError as error:
-            raise DataError(f"source {name!r}: {error}") from None
+        found: list[Path] = []
+        for path in settings.paths:
+            if hub.is_hub_url(path):
+                found += hub.fetched_files(hub.wanted_at(path), root, name)
+                continue
+            try:
+                found += expand_inputs([path if is_url(path) else root / path])
+            except DataError as error:
+                raise DataError(f"source {name!r}: {error}") from None
+        return list(dict.fromkeys(found))
     if raw is None or not (raw / name).is_dir():
         raise DataError(f"source {name!r}: its raw files are missing; run the collect step first")
     return expand_inputs([raw / name])
@@ -256,20 +181,43 @@ def reader_of(
     reading = Reading(
         **common, text=settings.text, id_field=settings.id_field, url_field=settings.url_field, join=settings.join,
         metadata=settings.metadata, constant=(("licence", settings.licence),) if settings.licence else (),
-        members=settings.members, max_record_bytes=settings.max_record_bytes,
+        members=settings.members, encoding=settings.encoding, max_record_bytes=settings.max_record_bytes,
         max_documents=settings.max_documents, max_bytes=settings.max_bytes,
     )  # fmt: skip
-    kind = settings.format if settings.kind == "archive" else settings.kind
+    kind = _kind_of(name, settings, files)
     if kind in ("warc", "html"):
         return PageReader(files, root, reading, extract)
-    if kind == "parquet":
-        return ParquetReader(files, root, reading)
     if kind == "text":
         return TextReader(files, root, reading, _text_cutter(settings))
-    return JsonReader(files, root, reading, lines if kind == "jsonl" else json_items(settings.json_path))
+    if kind in ("jsonl", "json"):
+        return JsonReader(files, root, reading, _json_cutter(kind, settings))
+    if kind == "csv":
+        return CsvReader(files, root, reading, settings.columns)
+    return reader_for(kind, files, root, reading)
 
 
-def _text_cutter(settings: FileSource) -> Cutter:
+def _kind_of(name: str, settings: FileSource | HubSource, files: Sequence[Path]) -> str:
+    """The format of a source's files; those of a repository tell it by their names."""
+    if isinstance(settings, FileSource):
+        return settings.format if settings.kind == "archive" else settings.kind
+    if settings.format is not None:
+        return settings.format
+    kinds = {format_of(file) for file in files}
+    kind = kinds.pop()
+    if kinds or kind is None:
+        raise DataError(f"source {name!r}: its files are of several or unknown kinds, such as {files[0].name}; "
+                        "choose some with files:, or say format:")  # fmt: skip
+    return kind
+
+
+def _json_cutter(kind: str, settings: FileSource | HubSource) -> Cutter | None:
+    if kind == "jsonl":
+        return lines
+    # on the Hub, .json is as often JSON Lines as not: its first byte tells
+    return None if isinstance(settings, HubSource) and not settings.json_path else json_items(settings.json_path)
+
+
+def _text_cutter(settings: RecordSource) -> Cutter:
     if settings.section_start is not None:
         return sections(settings.section_start)
     return {"file": whole, "line": lines, "paragraph": paragraphs}[settings.per]
@@ -285,13 +233,9 @@ def fingerprint_inputs(sources: Mapping[str, SourceSettings], root: Path) -> dic
     """
     digests = {}
     for name, settings in sorted(sources.items()):
-        if isinstance(settings, FileSource):
+        if isinstance(settings, (FileSource, HubSource)):
             for file in raw_files(name, settings, None, root):
-                digests[f"{name}:{_below(file, root)}"] = sha256_of(file)
+                digests[f"{name}:{below(file, root)}"] = hub.checked_hash(file)
         else:
             digests["machine"] = digest_of([sys.version, *sorted(machine.readmes())])
     return digests
-
-
-def _below(file: Path, root: Path) -> str:
-    return file.relative_to(root).as_posix() if file.is_relative_to(root) else file.name

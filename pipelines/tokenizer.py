@@ -28,7 +28,6 @@ from pipelines.sample import balanced_sample
 from pipelines.store import Outcome
 
 PATTERNS = {
-    "gpt2": r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+",
     # One digit at a time: numbers of any length are spelled the same way, which helps arithmetic.
     "qwen2": r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*"
     r"|\s*[\r\n]+|\s+(?!\S)|\s+",
@@ -240,10 +239,13 @@ def _byte_level(model: models.BPE, pattern: str, nfc: bool = False) -> tokenizer
     tokenizer = tokenizers.Tokenizer(model)
     if nfc:
         tokenizer.normalizer = normalizers.NFC()
-    split = pre_tokenizers.Split(Regex(PATTERNS[pattern]), "isolated")
-    tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
-        [split, pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)]
-    )
+    if pattern == "gpt2":  # ByteLevel brings this one along, and gigatoken knows it only in that form
+        tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=True)
+    else:
+        split = pre_tokenizers.Split(Regex(PATTERNS[pattern]), "isolated")
+        tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
+            [split, pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)]
+        )
     tokenizer.decoder = decoders.ByteLevel()
     return tokenizer
 
@@ -291,7 +293,10 @@ def _from_tiktoken(file: Path) -> tokenizers.Tokenizer:
 
 
 def _with_specials(tokenizer: tokenizers.Tokenizer, specials: Mapping[str, int]) -> tokenizers.Tokenizer:
-    """Add special tokens under given ids (`add_special_tokens` would number them without gaps)."""
+    """Add special tokens under given ids (`add_special_tokens` numbers them without gaps)."""
+    if list(specials.values()) == list(range(tokenizer.get_vocab_size(), tokenizer.get_vocab_size() + len(specials))):
+        tokenizer.add_special_tokens([AddedToken(name, special=True, normalized=False) for name in specials])
+        return tokenizer
     tree = json.loads(tokenizer.to_str())
     flags = {"single_word": False, "lstrip": False, "rstrip": False, "normalized": False, "special": True}
     tree["added_tokens"] = [{"id": number, "content": name, **flags} for name, number in specials.items()]

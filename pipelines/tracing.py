@@ -13,7 +13,11 @@ import pyarrow.parquet as pq
 
 from pipelines.archives import STREAM_ERRORS, members_of, open_raw
 from pipelines.errors import DataError
-from pipelines.readers import row_bytes
+from pipelines.inputs import format_of
+from pipelines.locations import is_url, location
+from pipelines.splits import WHOLE, Split
+from pipelines.table_readers import arrow_batches, parquet_batches
+from pipelines.templates import row_bytes
 from pipelines.warc import is_warc, warc_block
 
 SKIP_BYTES = 1 << 20
@@ -32,7 +36,8 @@ def read_origin(origin: Mapping[str, Any], roots: Sequence[Path]) -> bytes:
     Raises:
         DataError: the file is gone, or the bytes are not those that were read; names both hashes.
     """
-    path = next((root / origin["file"] for root in roots if (root / origin["file"]).is_file()), None)
+    places = [location(origin["file"])] if is_url(origin["file"]) else [root / origin["file"] for root in roots]
+    path = next((place for place in places if place.is_file()), None)
     if path is None:
         looked = ", ".join(map(str, roots)) or "no folder"
         raise DataError(f"raw file {origin['file']} is not in {looked}; name its folder")
@@ -56,8 +61,9 @@ def _place(origin: Mapping[str, Any]) -> str:
 def _fetch(path: Path, origin: Mapping[str, Any]) -> bytes:
     if is_warc(path):
         return warc_block(path, origin["offset"], origin.get("row"), origin["sha256"])
-    if path.suffix == ".parquet":
-        return _parquet_row(path, origin["row"])
+    kind = format_of(path)
+    if kind in ("parquet", "arrow"):
+        return _table_row(path, kind, origin["row"])
     if origin.get("member") is None:
         with open_raw(path) as stream:
             return _bytes_at(stream, origin)
@@ -74,13 +80,21 @@ def _bytes_at(stream: BinaryIO, origin: Mapping[str, Any]) -> bytes:
     return stream.read(origin["length"])
 
 
-def _parquet_row(path: Path, row: int) -> bytes:
-    with pq.ParquetFile(path) as file:
-        for group in range(file.num_row_groups):
-            rows = file.metadata.row_group(group).num_rows
-            if row < rows:
-                return row_bytes(file.read_row_group(group).slice(row, 1).to_pylist()[0])
-            row -= rows
+def _table_row(path: Path, kind: str, row: int) -> bytes:
+    """The canonical bytes of a row of a Parquet or Arrow file."""
+    split = WHOLE
+    if kind == "parquet":
+        with path.open("rb") as source, pq.ParquetFile(source) as file:
+            for group in range(file.num_row_groups):
+                rows = file.metadata.row_group(group).num_rows
+                if row < rows:
+                    split = Split(group, 1)
+                    break
+                row -= rows
+    for batch in parquet_batches(path, split) if kind == "parquet" else arrow_batches(path, split):
+        if row < batch.num_rows:
+            return row_bytes(batch.slice(row, 1).to_pylist()[0])
+        row -= batch.num_rows
     return b""
 
 

@@ -7,24 +7,36 @@ the file; length and sha256 are those of the block. A file that breaks off gives
 import hashlib
 import re
 import uuid
-import zlib
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import BinaryIO
+from typing import BinaryIO, cast
 
 from fastwarc.stream_io import GzipWriter
 from fastwarc.warc import ArchiveIterator, WarcRecord, WarcRecordType
 
-from pipelines.archives import GZIP_MAGIC, STREAM_ERRORS, open_raw, reason_of
-from pipelines.records import Record, record_of
+from pipelines.archives import (
+    GZIP_MAGIC,
+    STREAM_ERRORS,
+    ZSTD_MAGIC,
+    inflated,
+    is_archive,
+    members_of,
+    open_raw,
+    reason_of,
+)
+from pipelines.records import Record, cut, record_of, whole
+from pipelines.splits import WHOLE, Planner, Split, by_member, by_record
 
 PAGES = WarcRecordType.response | WarcRecordType.resource | WarcRecordType.conversion
 FIXED_DATE = datetime(2020, 1, 1, tzinfo=UTC)  # files that Loam writes hold no clock
 HTML_TYPES = ("text/html", "application/xhtml+xml")
 CONTENT_LENGTH = re.compile(rb"\r\ncontent-length:[ \t]*([0-9]+)[ \t]*\r\n", re.IGNORECASE)
-MEMBER_START = GZIP_MAGIC + b"\x08"
+MEMBER_START, RECORD_START = GZIP_MAGIC + b"\x08", b"\r\n\r\nWARC/1."
+MAX_HEAD_BYTES = 1 << 16
+MAX_GAP = 16  # bytes looked at behind the last record: blank, or the beginning of one more
+HTML_NAME = re.compile(r"\.x?html?(\.gz|\.zst)?$", re.IGNORECASE)
 MAX_URL_LINE = 1 << 16
 
 
@@ -41,6 +53,7 @@ class Page:
         charset: as declared by the HTTP header, or None.
         payload: body with transfer and content encodings taken off.
         is_text: the payload is text that was extracted before (WET).
+        member: of the archive that it lies in, or None.
     """
 
     record: Record
@@ -51,6 +64,7 @@ class Page:
     charset: str | None = None
     payload: bytes = b""
     is_text: bool = False
+    member: str | None = None
 
 
 def is_warc(path: Path) -> bool:
@@ -63,38 +77,70 @@ def is_arc(path: Path) -> bool:
     return ".arc" in path.suffixes
 
 
-def read_pages(path: Path, max_bytes: int) -> Iterator[Page]:
-    """Pages of a WARC, WET or ARC file, plain or compressed, in stored order.
+def holds_pages(path: Path) -> bool:
+    """Whether the name says that web pages are inside: a web archive, HTML, or an archive of files."""
+    return is_warc(path) or is_arc(path) or is_archive(path) or HTML_NAME.search(path.name) is not None
+
+
+def page_planner(path: Path) -> Planner | None:
+    """What splits a big file of pages."""
+    return by_record if is_warc(path) else by_member if is_archive(path) else None
+
+
+def read_pages(path: Path, max_bytes: int, split: Split = WHOLE, members: str = "*") -> Iterator[Page]:
+    """Pages of a WARC, WET, ARC or HTML file, plain or compressed, or of an archive of HTML files, in stored order.
 
     Args:
         path: the file; records that hold no page (requests, metadata, revisits) are passed over.
         max_bytes: a larger block has the problem `too_large`.
+        split: which part of it.
+        members: which members of an archive of files.
     """
     open_raw(path).close()  # a missing file is the user's error, not a damaged one
     if path.stat().st_size == 0:
         yield Page(record_of(b"", 0, None, "empty_file"))
+    elif is_warc(path) and not is_archive(path):
+        yield from _read_warc(path, max_bytes, split)
+    elif is_arc(path) and not is_archive(path):
+        yield from _read_arc(path, max_bytes)
     else:
-        yield from _read_arc(path, max_bytes) if is_arc(path) else _read_warc(path, max_bytes)
+        yield from _read_html(path, max_bytes, split, members)
 
 
-def _read_warc(path: Path, max_bytes: int) -> Iterator[Page]:
-    """Read records, going on behind damage at the next gzip member that can be read."""
-    row, last, start, damaged = 0, -1, 0, False
+def _read_html(path: Path, max_bytes: int, split: Split, pattern: str) -> Iterator[Page]:
+    member = None
+    try:
+        for member, stream in members_of(path, pattern, split.start, split.length):
+            kind = "text/html" if member is None or HTML_NAME.search(member) else None
+            for record in cut(stream, whole, max_bytes):
+                yield Page(record, media_type=kind, payload=record.data, member=member)
+    except STREAM_ERRORS as error:
+        yield Page(record_of(b"", 0, None, reason_of(error)), member=f"after {member}" if member else None)
+
+
+def _read_warc(path: Path, max_bytes: int, split: Split) -> Iterator[Page]:
+    """Read records, going on behind damage at the next one that can be read."""
+    row, last, start, damaged = split.row, -1, split.start, False
+    end = None if split.length is None else split.start + split.length
     page: Page | None = None
     while start is not None:
         try:
-            with path.open("rb") as file:
-                file.seek(start)
+            with _warc_stream(path) as file:
+                if start:
+                    file.seek(start)
                 for entry in ArchiveIterator(file, parse_http=False):
+                    if end is not None and entry.stream_pos >= end:
+                        return
                     last = entry.stream_pos
                     page = _page_of(entry, row, max_bytes) if entry.record_type & PAGES else None
                     row, damaged = row + 1, False
                     if page is not None:
                         yield page
         except STREAM_ERRORS as error:
-            start = _next_member(path, max(last, start) + 1)
+            start = _next_record(path, max(last, start) + 1)
+            start = None if start is not None and end is not None and start >= end else start
             if not damaged:  # damage is counted once, however often reading is tried again
-                problem = reason_of(error) if start else _tail_problem(path, last) or reason_of(error)
+                problem = reason_of(error) if start or end else _tail_problem(path, last) or reason_of(error)
                 yield Page(record_of(b"", max(last, 0), row, problem))
                 row, damaged = row + 1, True
         else:
@@ -104,15 +150,26 @@ def _read_warc(path: Path, max_bytes: int) -> Iterator[Page]:
             return
 
 
-def _next_member(path: Path, after: int) -> int | None:
-    """Where the next gzip member may begin, or None."""
+def _warc_stream(path: Path) -> BinaryIO:
+    """A WARC file as FastWARC reads it: gzip members as they are, zstd taken off."""
+    file = cast(BinaryIO, path.open("rb"))
+    if file.read(4) == ZSTD_MAGIC:
+        file.close()
+        return open_raw(path)
+    file.seek(0)
+    return file
+
+
+def _next_record(path: Path, after: int) -> int | None:
+    """Where the next gzip member may begin, or the next record of a plain file; None when there is none."""
     with path.open("rb") as file:
+        mark, begins = (MEMBER_START, 0) if file.read(2) == GZIP_MAGIC else (RECORD_START, 4)
         file.seek(after)
         overlap = b""
         while chunk := file.read(1 << 20):
-            if (found := (overlap + chunk).find(MEMBER_START)) >= 0:
-                return after - len(overlap) + found
-            after, overlap = after + len(chunk), chunk[-len(MEMBER_START) + 1 :]
+            if (found := (overlap + chunk).find(mark)) >= 0:
+                return after - len(overlap) + found + begins
+            after, overlap = after + len(chunk), chunk[-len(mark) + 1 :]
     return None
 
 
@@ -162,31 +219,34 @@ def _tail_problem(path: Path, last: int) -> str | None:
 
     FastWARC stops in silence at a file that breaks off between the lines of a header.
     """
+    last = max(last, 0)
     with path.open("rb") as file:
-        is_gzip = file.read(2) == GZIP_MAGIC
-        file.seek(max(last, 0))
-        data = file.read()
-        if is_gzip and not data.startswith(GZIP_MAGIC):  # one stream for all records: offsets count its content
-            file.seek(0)
-            data = file.read()
-    if is_gzip:
-        return _gzip_problem(data)
-    head, blank, rest = data.partition(b"\r\n\r\n")
-    length = CONTENT_LENGTH.search(head + blank)
-    is_whole = not data.startswith(b"WARC/") or (length and blank and not rest[int(length.group(1)) :].strip())
-    return None if is_whole else "truncated"
-
-
-def _gzip_problem(data: bytes) -> str | None:
-    while data:
-        member = zlib.decompressobj(31)
-        try:
-            member.decompress(data)
-        except zlib.error:
-            return "corrupt" if data.strip(b"\0") else None  # padding after the last member is harmless
-        if not member.eof:
+        magic = file.read(4)
+        if magic == ZSTD_MAGIC:
+            return None  # its stream says so itself
+        file.seek(last)
+        if magic.startswith(GZIP_MAGIC):
+            if not file.read(2).startswith(GZIP_MAGIC):  # one stream for all records: offsets count its content
+                last = 0
+            file.seek(last)
+            return _stream_problem(inflated(cast(BinaryIO, file)))
+        head, blank, _ = file.read(MAX_HEAD_BYTES).partition(b"\r\n\r\n")
+        length = CONTENT_LENGTH.search(head + blank)
+        if not head.startswith(b"WARC/"):
+            return None
+        if length is None or not blank:
             return "truncated"
-        data = member.unused_data
+        end = last + len(head) + len(blank) + int(length.group(1))
+        file.seek(min(end, path.stat().st_size))
+        return "truncated" if path.stat().st_size < end or file.read(MAX_GAP).strip() else None
+
+
+def _stream_problem(stream: BinaryIO) -> str | None:
+    try:
+        while stream.read(1 << 20):
+            pass
+    except STREAM_ERRORS as error:
+        return reason_of(error)
     return None
 
 
@@ -233,15 +293,15 @@ def warc_block(path: Path, offset: int, row: int | None, sha256: str) -> bytes:
     Returns:
         the block found at the place; the caller compares its hash.
     """
-    with path.open("rb") as file:
-        file.seek(offset)
+    with _warc_stream(path) as file:
         try:
+            file.seek(offset)
             block = next(iter(ArchiveIterator(file, parse_http=False))).reader.read()
         except (StopIteration, *STREAM_ERRORS):
             block = b""
     if hashlib.sha256(block).hexdigest() == sha256 or row is None:
         return block
-    with path.open("rb") as file:
+    with _warc_stream(path) as file:
         for number, entry in enumerate(ArchiveIterator(file, parse_http=False)):
             if number == row:
                 return entry.reader.read()

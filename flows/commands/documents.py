@@ -1,4 +1,4 @@
-"""Verbs on documents: extract, language, filter, dedup, quality, pii, decontaminate, tokenize, verify."""
+"""Verbs on documents: extract, language, filter, safety, licences, dedup, quality, pii, decontaminate, tokenize, ..."""
 
 import json
 from pathlib import Path
@@ -16,13 +16,14 @@ Against = Annotated[list[str], typer.Option("--against", help="Files or index fo
 
 def register(app: typer.Typer) -> None:
     """Add this group's verbs."""
-    for verb in (extract, language, filter_, dedup, pii, decontaminate, tokenize, verify):
+    for verb in (extract, language, filter_, safety, licences, dedup, pii, decontaminate, tokenize, verify):
         app.command(verb.__name__.rstrip("_"))(verb)
     quality = typer.Typer(
-        help="Train a fastText quality classifier, or score documents with one.", no_args_is_help=True
+        help="Train a fastText quality classifier, score documents with one, rank them by many.", no_args_is_help=True
     )
     quality.command("train")(quality_train)
     quality.command("score")(quality_score)
+    quality.command("ensemble")(quality_ensemble)
     app.add_typer(quality, name="quality")
 
 
@@ -53,7 +54,13 @@ def language(inputs: Inputs, out: Out, workers: Workers = 1, sets: Sets = None, 
 def filter_(
     inputs: Inputs,
     out: Out,
-    rules: Annotated[str, typer.Option(help="Rule set: gopher_quality, gopher_repetition, c4, fineweb, web_en, ...")],
+    rules: Annotated[
+        list[str],
+        typer.Option(help="Rule sets: web_en, fineweb2, code, ... (docs/filters.md); with commas or repeated."),
+    ],
+    from_attributes: Annotated[
+        Path | None, typer.Option(help="Output of an earlier filter: cut its values again, measure nothing.")
+    ] = None,
     workers: Workers = 1,
     sets: Sets = None,
     as_json: AsJson = False,
@@ -61,41 +68,89 @@ def filter_(
     """Keep or drop documents by heuristic rules, with a reason and every rule's value."""
     from filters import heuristics as module
 
-    settings = settings_from(module.FilterSettings, sets, rules=rules)
+    settings = settings_from(module.FilterVerbSettings, sets, rules=rules)
+    rules_by_domain = settings.by_domain()
+    stored = module.attribute_files(from_attributes) if from_attributes else []
     run_on_documents(
         "filter",
         out,
         settings,
         inputs,
-        lambda documents, work: module.filter_documents(documents, work, settings, workers),
+        lambda documents, work: module.filter_documents(documents, work, rules_by_domain, workers, stored),
         as_json,
+        {f"attributes:{number:05d}": sha256_of(path) for number, path in enumerate(stored)},
     )
 
 
 def dedup(
     inputs: Inputs,
     out: Out,
-    method: Annotated[str, typer.Option(help="exact, url or minhash")] = "minhash",
-    against: Annotated[Path | None, typer.Option(help="Index of an earlier dedup: drop what it holds, too.")] = None,
+    method: Annotated[str, typer.Option(help="exact, url, minhash, lines, substring or semantic")] = "minhash",
+    preset: Annotated[str | None, typer.Option(help="Of minhash: fineweb, curator or openseek_zh")] = None,
+    against: Annotated[
+        list[Path] | None, typer.Option(help="Output of an earlier dedup: drop what it holds, too (repeatable).")
+    ] = None,
+    embeddings: Annotated[
+        list[str] | None, typer.Option(help="Of semantic: Parquet with id and embedding, or .npy in the input's order.")
+    ] = None,
     workers: Workers = 1,
     sets: Sets = None,
     as_json: AsJson = False,
 ) -> None:
     """Drop duplicates, and say what matched whom."""
     from pipelines import dedup as module
+    from pipelines.dedup_index import index_digest
 
-    settings = settings_from(module.DedupSettings, sets, method=method)
-    if against is not None and not against.is_dir():
-        raise DataError(f"{against} is not the index folder of an earlier dedup (its --out, or the index/ in it)")
-    index = {f"index:{p.name}": sha256_of(p) for p in sorted(against.rglob("*")) if p.is_file()} if against else {}
+    settings = settings_from(module.DedupSettings, sets, method=method, preset=preset)
+    indexes, vectors = against or [], documents_of(embeddings) if embeddings else []
+    digests = {f"index:{number}": index_digest(folder) for number, folder in enumerate(indexes)}
+    digests |= {f"embeddings:{number}:{path.name}": sha256_of(path) for number, path in enumerate(vectors)}
     run_on_documents(
         "dedup",
         out,
         settings,
         inputs,
-        lambda documents, work: module.dedup(documents, work, settings, workers, against),
+        lambda documents, work: module.dedup(documents, work, settings, workers, indexes, vectors),
         as_json,
-        index,
+        digests,
+    )
+
+
+def safety(
+    inputs: Inputs,
+    out: Out,
+    urls: Annotated[Path | None, typer.Option(help="Folder of lists of domains and addresses, as UT1's")] = None,
+    words: Annotated[Path | None, typer.Option(help="Folder with a list of words per language, as LDNOOBW's")] = None,
+    workers: Workers = 1,
+    sets: Sets = None,
+    as_json: AsJson = False,
+) -> None:
+    """Drop documents from listed addresses and documents with listed words, with the reason."""
+    from filters import safety as module
+
+    settings = settings_from(module.SafetySettings, sets, urls=urls and str(urls), words=words and str(words))
+    for line in settings.missing():
+        raise DataError(line)
+    lists = {f"{name}:{n}": sha256_of(file) for name, path in settings.paths.items()
+             for n, file in enumerate(documents_of([path]))}  # fmt: skip
+    run_on_documents(
+        "safety", out, settings.model_copy(update=dict.fromkeys(settings.paths)), inputs,
+        lambda documents, work: module.safety(documents, work, settings, workers), as_json, lists,
+    )  # fmt: skip
+
+
+def licences(inputs: Inputs, out: Out, workers: Workers = 1, sets: Sets = None, as_json: AsJson = False) -> None:
+    """Say the licence of each document, and drop those that may not stay: --set 'allow=[permissive]'."""
+    from filters import licences as module
+
+    settings = settings_from(module.LicenceSettings, sets)
+    run_on_documents(
+        "licences",
+        out,
+        settings,
+        inputs,
+        lambda documents, work: module.filter_licences(documents, work, settings, workers),
+        as_json,
     )
 
 
@@ -205,3 +260,25 @@ def quality_score(
         as_json,
         {"model": sha256_of(model)},
     )
+
+
+def quality_ensemble(
+    inputs: Annotated[list[str], typer.Argument(metavar="SCORES...", help="Files or folders of scores, any scorers.")],
+    out: Out,
+    labels: Annotated[Path | None, typer.Option(help="id and label (1 or 0): calibrate every scorer")] = None,
+    fitted: Annotated[Path | None, typer.Option(help="ensemble.json of an earlier fit: apply it as it is")] = None,
+    sets: Sets = None,
+    as_json: AsJson = False,
+) -> None:
+    """Rank documents into 20 buckets by every scorer, and take the best (0 worst, 19 best)."""
+    from filters import ensemble as module
+    from filters.ensemble_scores import score_files
+
+    settings = settings_from(module.EnsembleSettings, sets)
+    if labels is not None and fitted is not None:
+        raise RecipeError("--labels calibrates a new fit and --fitted applies an old one: give one of them")
+    files = [file for given in inputs for file in score_files(given)]
+    others = {"labels": labels, "fitted": fitted}
+    digests = {name: sha256_of(documents_of([str(path)])[0]) for name, path in others.items() if path is not None}
+    run_verb("quality-ensemble", out, settings, files,
+             lambda work: module.ensemble(inputs, work, settings, labels, fitted), as_json, digests)  # fmt: skip

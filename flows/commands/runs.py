@@ -62,12 +62,12 @@ def run_until(
 ) -> None:
     """Run the steps that `until` needs (all when None), and say what was done."""
     from flows.graph import steps_of
+    from flows.kinds import load_build
     from flows.prefect_runner import perform_with_prefect
-    from flows.recipe import RunRecipe
     from flows.runner import DEFAULT_WORKERS, execute, select_steps
     from flows.steps.publishing import deliver_run
 
-    resolved = load_recipe(recipe, RunRecipe, sets or ())
+    resolved = load_build(recipe, sets or ())
     steps = select_steps(steps_of(resolved), until)
     perform_all = perform_with_prefect if prefect else None
     summary = execute(resolved, steps, runs, workers or DEFAULT_WORKERS, perform_all)
@@ -90,27 +90,36 @@ def run_until(
 
 
 def check(recipe: Recipe, sets: Sets = None, as_json: AsJson = False) -> None:
-    """Check a recipe: print it resolved, with sizes, tokens and epochs. Nothing is touched."""
+    """Check a recipe: print it resolved, with sizes, tokens, and what it needs from outside. Nothing is touched."""
     from flows.kinds import load_any
+    from flows.needs import needs_lines, needs_rows
     from flows.plan import account, account_lines
+    from flows.recipe import BuildRecipe
     from pipelines.recipe import dump_yaml
 
     resolved = load_any(recipe, sets or ())
     accounts = account(resolved)
+    builds = isinstance(resolved, BuildRecipe)
     if as_json:
-        typer.echo(json.dumps({"recipe": resolved.model_dump(mode="json"), "accounts": accounts}, ensure_ascii=False))
+        plain = {"recipe": resolved.model_dump(mode="json"), "accounts": accounts}
+        typer.echo(json.dumps(plain | ({"needs": needs_rows(resolved)} if builds else {}), ensure_ascii=False))
         return
     typer.echo(dump_yaml(resolved).rstrip())
-    typer.echo("\n".join(["---", *account_lines(accounts)]))
+    typer.echo("\n".join(["---", *account_lines(accounts), *(needs_lines(resolved) if builds else [])]))
 
 
 def plan(recipe: Recipe, sets: Sets = None, runs: Runs = RUNS, as_json: AsJson = False) -> None:
-    """What a run would do: its steps, which of them are done, and what they cost. Nothing is touched."""
+    """What a run would do: its steps, which are done, tokens by source and what it costs. Nothing is touched."""
+    from flows.estimate import cost_lines, cost_of
+    from flows.kinds import load_build
     from flows.plan import plan_rows, plan_table
-    from flows.recipe import RunRecipe
 
-    rows = plan_rows(load_recipe(recipe, RunRecipe, sets or ()), runs)
-    typer.echo(json.dumps(rows, ensure_ascii=False) if as_json else plan_table(rows))
+    resolved = load_build(recipe, sets or ())
+    rows, cost = plan_rows(resolved, runs), cost_of(resolved)
+    if as_json:
+        typer.echo(json.dumps({"steps": rows, "estimate": cost}, ensure_ascii=False))
+        return
+    typer.echo("\n".join([plan_table(rows), *cost_lines(cost)]))
 
 
 def show(run: RunFolder, as_json: AsJson = False) -> None:

@@ -1,10 +1,11 @@
 """Steps from sources to clean documents: collect, ingest, filter, deduplicate, score quality, decontaminate."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from flows.recipe import RunRecipe
-from flows.steps.step import Place, Step, plain, require
+from flows.recipe import BuildRecipe, RunRecipe
+from flows.steps.step import Place, Step, digests_of, plain, require
+from pipelines.dedup_settings import DedupSettings
 from pipelines.errors import DataError
 from pipelines.files import expand_inputs, sha256_of
 from pipelines.store import Outcome
@@ -13,11 +14,9 @@ from pipelines.store import Outcome
 def build_steps(recipe: RunRecipe) -> list[Step]:
     """The steps up to documents that may be trained on."""
     return [
-        _collect(recipe),
-        _ingest(recipe),
-        _filter(recipe),
-        _dedup(recipe, "dedup_exact", "filter"),
-        _dedup(recipe, "dedup_near", "dedup_exact"),
+        *source_steps(recipe),
+        dedup_step("dedup_exact", recipe.dedup.exact, "filter"),
+        dedup_step("dedup_near", recipe.dedup.near, "dedup_exact"),
         _quality_model(recipe),
         _quality(recipe),
         _items(recipe),
@@ -25,7 +24,12 @@ def build_steps(recipe: RunRecipe) -> list[Step]:
     ]
 
 
-def _collect(recipe: RunRecipe) -> Step:
+def source_steps(recipe: BuildRecipe) -> list[Step]:
+    """The steps from raw text to filtered documents, which every recipe with sources begins with."""
+    return [_collect(recipe), _ingest(recipe), _filter(recipe)]
+
+
+def _collect(recipe: BuildRecipe) -> Step:
     from pipelines import sources
 
     def action(place: Place, work: Path) -> Outcome:
@@ -36,7 +40,7 @@ def _collect(recipe: RunRecipe) -> Step:
                 inputs=lambda: sources.fingerprint_inputs(found, Path(recipe.root)))  # fmt: skip
 
 
-def _ingest(recipe: RunRecipe) -> Step:
+def _ingest(recipe: BuildRecipe) -> Step:
     from pipelines import sources
 
     root = Path(recipe.root)
@@ -51,32 +55,53 @@ def _ingest(recipe: RunRecipe) -> Step:
     )  # fmt: skip
 
 
-def _filter(recipe: RunRecipe) -> Step:
+def _filter(recipe: BuildRecipe) -> Step:
     def action(place: Place, work: Path) -> Outcome:
         from filters.heuristics import Heuristics
         from filters.language import IdentifyLanguage
+        from filters.licences import Licences, licence_table
         from filters.pii import MaskPii, write_spans
+        from filters.rule_report import rule_report
+        from filters.safety import Safety
         from pipelines.execute import parts_of, transform
 
-        blocks = [IdentifyLanguage(recipe.language), Heuristics(recipe.filters), MaskPii(recipe.pii)]
+        heuristics = Heuristics(recipe.filters)
+        listed = [Safety(safety)] if safety.paths else []
+        first = [IdentifyLanguage(recipe.language), Licences(recipe.licences), *listed]
         files = require(place.documents("ingest", "documents"), "ingest")
-        counts = transform(files, blocks, work, place.workers, "filter")
-        return Outcome(counts, {"masked": write_spans(work, parts_of(files))})
+        counts = transform(files, [*first, heuristics, MaskPii(recipe.pii)], work, place.workers, "filter")
+        rules = rule_report(work, heuristics.columns, counts)
+        parts = parts_of(files)
+        metrics = {"masked": write_spans(work, parts), "licences": licence_table(work, parts), "rules": rules}
+        return Outcome(counts, metrics)
 
-    settings = plain(language=recipe.language, filters=recipe.filters, pii=recipe.pii)
-    return Step("filter", action, "language, heuristic rules, personal data masked", settings, ["ingest"],
-                ("pipelines", "filters"))  # fmt: skip
+    safety = recipe.safety.below(Path(recipe.root))
+    settings = plain(
+        language=recipe.language, licences=recipe.licences, safety=recipe.safety, filters=recipe.filters, pii=recipe.pii
+    )
+    return Step("filter", action, "language, licences, lists, heuristic rules, personal data masked", settings,
+                ["ingest"], ("pipelines", "filters"), lambda: digests_of(safety.paths))  # fmt: skip
 
 
-def _dedup(recipe: RunRecipe, name: str, parent: str) -> Step:
-    settings = recipe.dedup.exact if name == "dedup_exact" else recipe.dedup.near
+def dedup_step(name: str, settings: DedupSettings, parent: str, domains: Sequence[str] | None = None) -> Step:
+    """A step that drops duplicates of the documents of another.
+
+    Args:
+        name: of the step.
+        settings: what counts as a duplicate.
+        parent: step whose documents it reads.
+        domains: those to read; all when None.
+    """
 
     def action(place: Place, work: Path) -> Outcome:
         from pipelines.dedup import dedup
 
-        return dedup(require(place.documents(parent), parent), work, settings, place.workers)
+        found = place.by_domain(parent)
+        files = [file for domain, paths in found.items() if domains is None or domain in domains for file in paths]
+        return dedup(require(sorted(files), parent), work, settings, place.workers)
 
-    return Step(name, action, f"{settings.method} duplicates", plain(dedup=settings), [parent])
+    given = plain(dedup=settings) | ({} if domains is None else {"domains": sorted(domains)})
+    return Step(name, action, f"{settings.method} duplicates", given, [parent])
 
 
 def _quality_model(recipe: RunRecipe) -> Step:

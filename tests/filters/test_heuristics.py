@@ -44,10 +44,10 @@ def test_values_are_stored_for_kept_and_dropped():
 
 def test_each_domain_is_judged_by_its_own_rules():
     block = Heuristics({"code": FilterSettings(rules="code"), "*": FilterSettings(rules="gopher_quality")})
-    table = pa.concat_tables([documents("x = 1\n", domain="code/high"), documents("x = 1\n", domain="web_en")])
+    table = pa.concat_tables([documents("value = 1\n", domain="code/high"), documents("x = 1\n", domain="web_en")])
     judged = block.apply(table)
     assert judged["reason"].to_pylist() == [None, "gopher_quality.word_count"]
-    assert judged["code.longest_line"].to_pylist() == [5, None]
+    assert judged["code.longest_line"].to_pylist() == [9, None]
     with pytest.raises(RecipeError, match="no settings for domain 'books'"):
         Heuristics({"code": FilterSettings(rules="code")}).apply(documents("a", domain="books"))
 
@@ -97,9 +97,9 @@ def test_clean_lines_drops_what_it_empties():
 
 def test_blocks_travel_to_workers():
     block = Heuristics(FilterSettings(rules="code"))
-    block.apply(documents("x = 1\n"))
+    block.apply(documents("value = 1\n"))
     assert len(dill.dumps(block)) < 20_000  # lookup arrays are built anew, not sent
-    assert dill.loads(dill.dumps(block)).apply(documents("x = 1\n"))["reason"].to_pylist() == [None]
+    assert dill.loads(dill.dumps(block)).apply(documents("value = 1\n"))["reason"].to_pylist() == [None]
 
 
 def test_the_verb_writes_every_fate_and_workers_change_nothing(tmp_path):

@@ -5,8 +5,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from filters.chinese_script import chinese_script
 from filters.language import IdentifyLanguage, LanguageSettings, language
-from filters.language_model import HEAD_CHARS, ISO_639_3, identify, known_languages, load_model
+from filters.language_model import HEAD_CHARS, ISO_639_3, _bayes, identify, known_languages, load_model
+from filters.language_ngrams import load_ngrams, propose, weigh
 from pipelines.document import STREAM, conform
 from pipelines.errors import RecipeError
 
@@ -32,16 +34,46 @@ def test_nothing_to_tell():
     assert identify(pa.array([], pa.string()))[0].to_pylist() == []
 
 
-def test_labels_and_probabilities_are_those_of_py3langid():
+def test_bayes_labels_and_probabilities_are_those_of_py3langid():
     from py3langid.langid import MODEL_FILE, LanguageIdentifier
 
     oracle = LanguageIdentifier.from_model_file(MODEL_FILE, norm_probs=True)
-    texts = [ENGLISH, FRENCH, CHINESE, ENGLISH.upper(), "cafe\u0301 au lait", "Привет, как дела?", "x = y + 1;"]
-    codes, confidence = identify(pa.array(texts))
-    for text, code, found in zip(texts, codes.to_pylist(), confidence, strict=True):
+    classes = load_model()[1]
+    texts = [ENGLISH, FRENCH, CHINESE, "café au lait", "привет, как дела?", "x = y + 1;"]
+    best, share = _bayes(pa.array(texts))
+    for text, found, probability in zip(texts, best, share, strict=True):
         label, expected = oracle.classify(text)
-        assert code == ISO_639_3.get(label, label)
-        assert found == pytest.approx(expected, abs=1e-4)
+        assert classes[found] == ISO_639_3.get(label, label)
+        assert probability == pytest.approx(expected, abs=1e-4)
+
+
+def test_languages_that_py3langid_lacks():
+    texts = [
+        "Wušykne šule maju swójsku bibliotekę a wjele knigłow za studentow.",
+        "Esas necesa ke omna homi lernez ica linguo.",
+    ]
+    assert identify(pa.array(texts))[0].to_pylist() == ["dsb", "ido"]
+    assert len(load_ngrams()[1]) >= 200
+
+
+def test_two_opinions_are_multiplied():
+    covered = np.array([True, True, False])
+    proposed, share = np.array([[0, 2], [0, 2], [-1, -1]]), np.array([[0.5, 0.4], [0.5, 0.4], [0.0, 0.0]])
+    best, confidence = weigh(proposed, share, np.array([0, 1, -1]), np.array([0.9, 0.3, 0.0]), covered)
+    assert best.tolist() == [0, 2, -1]  # agreement; a language that py3langid cannot say; nothing
+    assert (confidence[:2] > 0.5).all()
+    assert confidence[2] == 0
+
+
+def test_traditional_and_simplified():
+    codes = pa.array(["cmn", "cmn", "yue", "cmn", "jpn"])
+    texts = pa.array(["这个国家的语言", "這個國家的語言", "佢哋係香港嘅學生", "人口大山", "日本語"])
+    assert chinese_script(texts, codes).to_pylist() == ["Hans", "Hant", "Hant", "Hani", None]
+
+
+def test_digits_and_signs_are_undetermined():
+    assert identify(pa.array(["12 345 + 6 = ?!", "..."]))[0].to_pylist() == ["und", "und"]
+    assert propose(pa.array(["12"]))[0].tolist() == [[-1] * 5]
 
 
 def test_only_the_head_is_read():
@@ -80,7 +112,7 @@ def test_the_verb_writes_scores(tmp_path):
     pq.write_table(pa.table({"id": ["a", "b"], "text": [ENGLISH, FRENCH]}), path)
     outcome = language([path], tmp_path / "out")
     scores = pq.read_table(tmp_path / "out/scores/web/part-00000.parquet")
-    assert scores.column_names == ["id", "language", "confidence"]
+    assert scores.column_names == ["id", "language", "confidence", "script"]
     assert scores["language"].to_pylist() == ["eng", "fra"]
     assert outcome.metrics == {"languages": {"eng": 1, "fra": 1}}
 
@@ -88,9 +120,8 @@ def test_the_verb_writes_scores(tmp_path):
 def test_accuracy_on_tatoeba(shared):
     with gzip.open(shared / "langid/tatoeba_112.tsv.gz", "rt", encoding="utf-8") as lines:
         rows = [line.rstrip("\n").split("\t", 1) for line in lines]
-    rows = [(code, text) for code, text in rows if code in known_languages()][::5]
+    rows = rows[::5]
     codes, confidence = identify(pa.array([text for _, text in rows]))
     right = np.array(codes.to_pylist()) == np.array([code for code, _ in rows])
-    sure = confidence >= 0.65
-    assert right.mean() > 0.92  # 0.930 on all 35,466 sentences of 83 languages (single sentences, 39 bytes on average)
-    assert right[sure].mean() > 0.985  # 0.990
+    assert right.mean() > 0.80  # all 113 languages count, single sentences of 39 bytes on average
+    assert right[confidence >= 0.9].mean() > 0.93

@@ -1,15 +1,18 @@
+import gzip
 import json
+import tarfile
 from collections import Counter
 
 import pyarrow as pa
-import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from filters.pii import MaskPii, PiiSettings, find, mask, mask_pii, replace_spans
-from filters.pii_patterns import CANDIDATE, CARD_PREFIXES, iban, luhn
+from filters.pii import MaskPii, PiiSettings, find, find_in, mask, mask_pii, replace_spans
+from filters.pii_checks import CARD_PREFIXES, iban, luhn, nir, resident_id, verhoeff
+from filters.pii_patterns import ADDRESS, EMAIL, KEY_BLOCK, NUMBER, TOKEN
+from filters.pii_surrogates import NETWORKS, surrogate
 from pipelines.document import STREAM, conform
 
 
@@ -30,6 +33,27 @@ from pipelines.document import STREAM, conform
         ("电话：13812345678。", "电话：<PHONE_NUMBER>。"),
         ("key AKIAIOSFODNN7EXAMPLE end", "key <API_KEY> end"),
         ("ghp_" + "a1B2c3D4e5" * 4, "<API_KEY>"),
+        ("IP 8.8.8.8, not v1.2.3.4", "IP <IP_ADDRESS>, not v1.2.3.4"),
+        ("card 501864667909 is lost", "card <CREDIT_CARD> is lost"),
+        ("answering at 71-33-52-22", "answering at <PHONE_NUMBER>"),
+        ("416 60 039 office\n+46 (0)8 123 456 78-Fax", "<PHONE_NUMBER> office\n<PHONE_NUMBER>-Fax"),
+        ("call 0041 44 668 18 00 now", "call <PHONE_NUMBER> now"),
+        ("身份证11010519491231002X。", "身份证<CN_RESIDENT_ID>。"),
+        ("DNI 12345678Z, NIE X1234567L", "DNI <ES_DNI>, NIE <ES_DNI>"),
+        ("NI number AB123456C", "NI number <UK_NINO>"),
+        ("it is AB 12 34 56 C", "it is <UK_NINO>"),
+        ("Aadhaar 2341 2341 2346", "Aadhaar <IN_AADHAAR>"),
+        ("CPF 529.982.247-25", "CPF <BR_CPF>"),
+        ("SIN: 046 454 286", "SIN: <CA_SIN>"),
+        ("NIR 2 55 08 14 168 025 38", "NIR <FR_NIR>"),
+        ("codice RSSMRA85T10A562S", "codice <IT_FISCAL_CODE>"),
+        ("900101-1234568", "<KR_RRN>"),
+        ("pay 1BoatSLRHtKNngkdXEeobR76b53LETtpyT", "pay <CRYPTO_WALLET>"),
+        ("bc1qar0srrr7xfkvy5l643lydnw9re59gtzzwf5mdq", "<CRYPTO_WALLET>"),
+        ("ETH 0x52908400098527886E0F7030069857D2E4169EE7", "ETH <CRYPTO_WALLET>"),
+        ('API_KEY = "q8Zr2Lw9Tn4Xc7Vb1M"', 'API_KEY = "<API_KEY>"'),
+        ("xoxb-123456789012-abcdefGHIJKL", "<API_KEY>"),
+        ("Bearer eyJhbGciOiJIUzI1NiJ9.eyJzdWIiOiIxMjM0In0.dozjgNryP4J3jVmNHl0w5N_XgL0n3I9P", "Bearer <API_KEY>"),
         ("-----BEGIN RSA PRIVATE KEY-----\nMIIB\n-----END RSA PRIVATE KEY-----", "<PRIVATE_KEY>"),
     ],
 )
@@ -45,6 +69,12 @@ def test_personal_data_is_masked(text, masked):
         "4111 1111 1111 1112", "1234567890123456", "0000 0000 0000 0000", "GB82 WEST 1234 5698 7654 33",
         "order 000-12-3456", "ISBN 978-3-16-148410-0", "2019-11-21 to 2020-01-02", "pi is 3.14159265358979",
         "git@github.com:org/repo", "@decorator and a@b", "sk-learn-contrib-extensions-for-python",
+        "ISSN = {0020-9910}", "zbMATH 0011.14504", "001128 000510 10", "obj@arrow.type.Type(proxy);",
+        "https://someone@github.com/someone/repo", "230.0.0.4 is multicast", "registered 12 000 000 users",
+        "number 501864667909", "11010519491231002X0", "12345678A", "AB123456C", "2341 2341 2347", "529.982.247-26",
+        "RSSMRA85T10A562T", "1BoatSLRHtKNngkdXEeobR76b53LETtpyU", "0x52908400098527886E0F7030069857D2E4169EE7",
+        'api_key = "your_api_key_goes_here"', 'password = "${DB_PASSWORD_FILE_1}"', "call 2019-11-21 and 2020-2021",
+        "numpy==10.20.30.40", "$x^{12345678}_{90123456}$", "a = 3.14159265358979323846", "00:21:5e:c7:4d:88",
         "Rekening 0061947069", "population 212 555 1234", "0.905-674-3793e5",
     ],
 )  # fmt: skip
@@ -64,10 +94,68 @@ def test_types_can_be_chosen():
     assert mask("a@host.org 86.121.97.248", ["email"])[0] == "<EMAIL> 86.121.97.248"
 
 
-@given(st.text(alphabet=st.sampled_from("a1@.-:+ ()x49"), max_size=60))
-def test_the_columnar_search_misses_nothing(text):
-    if find(text):
-        assert pc.match_substring_regex(pa.array([text]), CANDIDATE).to_pylist() == [True]
+PIECES = ["a@host.org", "86.121.97.248", "+1-984-182-0190", "4111 1111 1111 1111", "GB82 WEST 1234 5698 7654 32", "é",
+          "2a00:1450:4001:81b:2004:aaaa:1:3", "AKIAIOSFODNN7EXAMPLE", "SSN 460-89-9847", " ", "\n", "word ", "12.",
+          "中文", "://x@", "-----BEGIN PRIVATE KEY-----\nab\n-----END PRIVATE KEY-----", "x" * 700,
+          "call 781 1704", "7", ":"]  # fmt: skip
+
+
+@given(st.lists(st.sampled_from(PIECES), max_size=12).map("".join))
+def test_windows_find_what_whole_texts_hold(text):
+    everything = EMAIL | NUMBER | ADDRESS | TOKEN | KEY_BLOCK
+    assert find(text) == find_in(text, [(0, len(text), everything)])
+
+
+@given(
+    st.lists(st.sampled_from(PIECES) | st.text(max_size=5), max_size=12).map("".join),
+    st.sampled_from(["mask", "surrogate"]),
+)
+def test_nothing_outside_the_spans_changes(text, action):
+    text = text.encode("utf-8", "ignore").decode()
+    result = MaskPii(PiiSettings(action=action)).apply(documents(text))
+    masked, spans = result["text"][0].as_py(), result["pii.spans"][0].as_py()
+    at, shift = 0, 0
+    for span in spans:
+        first, last = span["start"] + shift, span["start"] + shift + len(span["replacement"])
+        assert masked[at + shift : first] == text[at : span["start"]]
+        assert masked[first:last] == span["replacement"]
+        at, shift = span["end"], last - span["end"]
+    assert masked[at + shift :] == text[at:]
+
+
+@pytest.mark.parametrize("value", ["a@host.org", "86.121.97.248", "4111 1111 1111 1111", "DE89370400440532013000",
+                                   "11010519491231002X", "460-89-9847", "(579)888-3058"])  # fmt: skip
+def test_a_surrogate_depends_on_nothing_but_the_value(value):
+    (span,) = find(f"is {value} ")
+    made = surrogate(value, span.type)
+    assert made == surrogate(value, span.type) != surrogate(value, span.type, seed=1)
+    assert made != value
+    if span.type not in ("email", "phone_number"):
+        assert find(f"is {made} ") == []
+
+
+def test_surrogates_lie_where_nobody_lives():
+    assert surrogate("86.121.97.248", "ip_address").rpartition(".")[0] in NETWORKS
+    assert surrogate("jane@host.org", "email").endswith("@example.com")
+    assert "-555-01" in surrogate("+1-984-182-0190", "phone_number")
+    assert len(surrogate("4111 1111 1111 1111", "credit_card")) == 19
+
+
+def test_a_mac_address_is_masked_when_asked_for():
+    assert mask("eth0 00:21:5e:c7:4d:88", ["mac_address"])[0] == "eth0 <MAC_ADDRESS>"
+
+
+@pytest.mark.slow
+def test_code_mathematics_and_papers_stay(shared):
+    """No number of a formula, a version or a table is personal data; every email found was read by eye."""
+    texts = []
+    for name in ("code/arrow-15.0.0-sample", "code/polars-sample", "code/prefect-sample", "papers/stacks_latex"):
+        with tarfile.open(shared / f"{name}.tar.gz") as archive:
+            texts += [archive.extractfile(m).read().decode("utf-8", "replace") for m in archive if m.isfile()]
+    with gzip.open(shared / "math/math.jsonl.gz", "rt") as lines:
+        texts += list(lines)
+    spans = MaskPii(PiiSettings(action="tag")).apply(documents(*texts))["pii.spans"]
+    assert {span["type"] for row in spans.to_pylist() for span in row} == {"email"}
 
 
 def test_check_digits():
@@ -75,6 +163,10 @@ def test_check_digits():
     assert not luhn("79927398710")
     assert iban("GB82WEST12345698765432")
     assert not iban("XX82WEST12345698765432")
+    assert verhoeff("2363")
+    assert not verhoeff("2364")
+    assert resident_id("11010519491231002X")
+    assert nir("255081416802538")
     assert CARD_PREFIXES.fullmatch("2221000000000009")
     assert not CARD_PREFIXES.fullmatch("2220000000000000")
 
@@ -117,9 +209,8 @@ def test_precision_and_recall_on_synthetic_sentences(shared):
     assert len(truth & found) / len(found) > 0.99
     total, hits = Counter(t[1] for t in truth), Counter(t[1] for t in truth & found)
     recall = {kind: hits[kind] / total[kind] for kind in total}
-    assert recall["email"] == recall["iban"] == recall["us_ssn"] == recall["ip_address"] == 1
-    assert recall["credit_card"] > 0.92  # the others are twelve digits long
-    assert recall["phone_number"] > 0.65  # national formats without a word before them are left alone
+    assert recall["email"] == recall["iban"] == recall["us_ssn"] == recall["ip_address"] == recall["credit_card"] == 1
+    assert recall["phone_number"] > 0.95
 
 
 def test_language_heuristics_and_pii_in_one_pass(tmp_path):

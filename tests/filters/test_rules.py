@@ -2,7 +2,8 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from filters.rules import RULE_SETS, Rule, judge, rule_set
+from filters.rule_tables import RULE_SETS
+from filters.rules import Rule, judge, rule_set
 from filters.text_stats import STATS, text_stats
 from filters.verdict import first_failure
 from pipelines.errors import RecipeError

@@ -5,7 +5,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from filters.characters import ALPHA, SPACE, TERMINAL, character_table
-from filters.text_stats import STATS, decode, lexicon, scratch, text_stats
+from filters.text_memory import decode, lexicon, scratch
+from filters.text_stats import STATS, text_stats
 from filters.word_split import split_words
 
 LEXICON = lexicon()

@@ -202,7 +202,7 @@ stages: [{name: main, tokens: 512, sequence_length: 16, batch_tokens: 64, learni
 def test_check_and_plan_touch_nothing(works: Works, tmp_path: Path) -> None:
     assert works("check", "quickstart")["accounts"]["proxy_runs"] == {"swarm": 24, "confirmation": 6}
     planned: Any = works("plan", TINY)
-    assert {row["state"] for row in planned} == {"to do"}
+    assert {row["state"] for row in planned["steps"]} == {"to do"}
     assert list(tmp_path.iterdir()) == []
 
 

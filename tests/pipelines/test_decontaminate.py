@@ -68,7 +68,9 @@ def test_an_item_inside_a_document(tmp_path):
     assert outcome.counts.dropped == {"contaminated.exam": 1}
     assert [(hit["id"], hit["benchmark"], hit["item"], hit["ngrams"]) for hit in hits] == [("a", "exam", "q7", 7)]
     assert text[hits[0]["start"] : hits[0]["end"]] == ITEM.upper().rstrip("?")
-    assert outcome.metrics["benchmarks"] == {"exam": {"items": 1, "items_too_short": 0, "items_hit": 1, "docs": 1}}
+    assert outcome.metrics["benchmarks"] == {
+        "exam": {"items": 1, "items_too_short": 0, "items_hit": 1, "docs": 1, "docs_dropped": 1}
+    }
 
 
 def test_chinese_characters_are_words_and_spans_count_characters(tmp_path):
@@ -131,11 +133,11 @@ def test_the_benchmark_with_more_hits_names_the_reason(tmp_path):
 
 
 def test_fields(tmp_path):
-    item = {"problem": ITEM, "nested": {"question": ITEM}, "gold": 3}
-    with pytest.raises(DataError, match="found: problem, nested, gold"):
+    item = {"puzzle": ITEM, "licence": {"of": "all rights reserved by the people who wrote these questions here"}}
+    with pytest.raises(DataError, match="found: puzzle, licence"):
         run(tmp_path / "default", {"a": ITEM}, item)
-    assert run(tmp_path / "named", {"a": ITEM}, item, fields=("problem",))[0].counts.kept == 0
-    assert run(tmp_path / "all", {"a": ITEM}, item, fields=None)[0].counts.kept == 0
+    assert run(tmp_path / "named", {"a": ITEM}, item, fields=("puzzle",))[0].counts.kept == 0
+    assert run(tmp_path / "all", {"a": item["licence"]["of"]}, item, fields=("*",))[0].counts.kept == 0
 
 
 def test_parquet_items_and_equal_names(tmp_path):
@@ -144,7 +146,7 @@ def test_parquet_items_and_equal_names(tmp_path):
         pq.write_table(pa.table({"question": [ITEM], "choices": [["a", "b"]]}), tmp_path / folder / "test.parquet")
     files = [tmp_path / "one" / "test.parquet", tmp_path / "two" / "test.parquet"]
     outcome = decontaminate([documents(tmp_path, {"a": ITEM})], files, tmp_path / "out", DecontaminateSettings())
-    assert sorted(outcome.metrics["benchmarks"]) == ["test", "two_test"]
+    assert sorted(outcome.metrics["benchmarks"]) == ["one", "two"]
 
 
 @pytest.mark.parametrize("content", [b"{broken", b"[1, 2]", b"\xff\xfe", b""])
@@ -163,7 +165,7 @@ def test_workers_change_no_byte(tmp_path):
     assert (tmp_path / "w1" / "hits.parquet").read_bytes() == (tmp_path / "w2" / "hits.parquet").read_bytes()
 
 
-WORD = st.text(string.ascii_lowercase, min_size=1, max_size=6)
+WORD = st.text(string.ascii_lowercase, min_size=4, max_size=6)
 
 
 @settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
@@ -188,14 +190,71 @@ def has_common_ngram(text: str, item: str) -> bool:
     return any(tuple(words[start : start + n]) in grams for start in range(len(words) - n + 1))
 
 
+PAIR = st.sampled_from(["loamy", "sandy"])
+
+
 @settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
-@given(st.lists(st.lists(st.sampled_from("ab"), max_size=30), min_size=1, max_size=4), st.lists(st.sampled_from("ab")))
+@given(st.lists(st.lists(PAIR, max_size=30), min_size=1, max_size=4), st.lists(PAIR, min_size=1))
 def test_hits_are_those_of_a_search_in_python(tmp_path_factory, texts, item):
     tmp_path = tmp_path_factory.mktemp("search")
     named = {str(n): " ".join(words) for n, words in enumerate(texts)}
     _, hits = run(tmp_path, named, {"question": " ".join(item)})
     expected = {name for name, text in named.items() if has_common_ngram(text, " ".join(item))}
     assert {hit["id"] for hit in hits} == expected
+
+
+def test_cutting_takes_the_span_out_and_keeps_long_pieces(tmp_path):
+    before, after = "sand " * 60, "clay " * 60
+    texts = {"a": f"{before}{ITEM} short {ITEM} {after}", "b": f"x {ITEM}", "c": "clean"}
+    outcome, _ = run(tmp_path, texts, {"question": ITEM}, action="cut")
+    kept = pq.read_table(tmp_path / "out" / "kept" / "part-00000.parquet").to_pylist()
+    assert kept[0]["text"].split("\n\n") == [before.strip(), f"? {after.strip()}"]
+    assert [row["id"] for row in kept] == ["a", "c"]
+    assert outcome.counts.dropped == {"contaminated.exam": 1}
+
+
+def test_common_phrases_are_no_hits(tmp_path):
+    texts = {str(n): f"document {n}: {ITEM}" for n in range(4)}
+    assert run(tmp_path / "k3", texts, {"question": ITEM}, common_documents=3)[0].counts.kept == 4
+    assert run(tmp_path / "k4", texts, {"question": ITEM}, common_documents=4)[0].counts.kept == 0
+
+
+def test_a_saved_index_finds_the_same(tmp_path):
+    texts = {"a": ITEM, "b": "clean"}
+    first, hits = run(tmp_path, texts, {"question": ITEM, "id": "q"})
+    again = decontaminate([documents(tmp_path, texts)], [tmp_path / "out" / "index.parquet"], tmp_path / "again",
+                          DecontaminateSettings())  # fmt: skip
+    assert again.counts == first.counts
+    assert pq.read_table(tmp_path / "again" / "hits.parquet").to_pylist() == hits
+
+
+def test_the_report_names_items_and_shares(tmp_path):
+    run(tmp_path, {"a": ITEM}, {"question": ITEM, "id": "q7"}, {"question": "a question that nobody has copied yet"})
+    told = json.loads((tmp_path / "out" / "report.json").read_text())["benchmarks"]["exam"]
+    assert (told["share_hit"], told["examples"][0]["item"]) == (0.5, "q7")
+    assert "| exam | 2 | 0 | 1 | 50.00% | 1 | 1 |" in (tmp_path / "out" / "report.md").read_text()
+
+
+def test_short_answers_and_shared_questions_are_not_looked_for_alone(tmp_path):
+    items = [
+        {"question": "Which of these statements is true?", "choices": [f"it is {c}" for c in pair]}
+        for pair in (("red", "blue"), ("old", "new"), ("wet", "dry"))
+    ]
+    texts = {"a": "Which of these statements is true?", "b": "Which of these statements is true? it is old it is new"}
+    items.append({"question": ITEM, "answer": "the water that falls in the spring"})
+    texts["c"] = "so the water that falls in the spring runs off"
+    assert {hit["id"] for hit in run(tmp_path, texts, *items)[1]} == {"b"}
+
+
+def test_letters_whose_capitals_are_others_are_found(tmp_path):
+    item = "Die Straße misst 40 µm und der Weg heißt Großgasse"
+    assert run(tmp_path, {"a": item.upper()}, {"question": item})[0].counts.kept == 0
+
+
+def test_numbers_alone_do_not_stand_for_a_text_that_has_words(tmp_path):
+    table = " ".join(str(n) for n in range(20))
+    _, hits = run(tmp_path, {"a": table, "b": ITEM}, {"question": f"{ITEM} {table}"})
+    assert {hit["id"] for hit in hits} == {"b"}
 
 
 def test_real_benchmarks_planted_in_real_pages(shared, tmp_path):

@@ -5,18 +5,17 @@ import sys
 import pyarrow.parquet as pq
 import pytest
 
+from pipelines.charset import decode
 from pipelines.document import table_of
 from pipelines.errors import DataError, MissingExtra
 from pipelines.extract import (
     ExtractHtml,
     ExtractSettings,
     PageReader,
-    decode_page,
     extract,
     extract_text,
-    extractor,
-    is_too_deep,
 )
+from pipelines.extract_engine import extractor, is_too_deep
 from pipelines.readers import Reading
 from pipelines.tracing import read_origin
 from pipelines.warc import write_warc
@@ -24,23 +23,6 @@ from pipelines.warc import write_warc
 PROSE = "The soil of the plain is a mixture of sand, silt and clay that holds water and air in balance. " * 4
 PAGE = f"<html><head><title>t</title></head><body><nav>menu</nav><article><p>{PROSE}</p></article></body></html>"
 SETTINGS = ExtractSettings()
-
-
-@pytest.mark.parametrize(
-    ("payload", "declared", "expected"),
-    [
-        ("naïve".encode(), None, ("naïve", "utf-8")),
-        ("naïve".encode(), "gb2312", ("naïve", "utf-8")),  # a stale declaration
-        (b"\xef\xbb\xbfbom", "latin-1", ("bom", "utf-8")),
-        ("bom".encode("utf-16"), None, ("bom", "utf-16-le")),
-        ("土壤是沙".encode("gbk"), "gb2312", ("土壤是沙", "gb18030")),
-        (b'<meta charset="gbk">' + "土壤".encode("gb18030"), None, ('<meta charset="gbk">土壤', "gb18030")),
-        ("café".encode("latin-1"), "iso-8859-1", ("café", "cp1252")),
-        (b"ab\xe9\xe9" * 20, "no-such-charset", ("abéé" * 20, "cp1252")),
-    ],
-)
-def test_encodings(payload, declared, expected):
-    assert decode_page(payload, declared) == expected
 
 
 @pytest.mark.parametrize(
@@ -134,7 +116,7 @@ def test_words_that_people_marked_are_mostly_found(shared):
     recalls = []
     for name, item in sorted(truth.items())[:40]:
         html = gzip.decompress((folder / "html" / f"{name}.html.gz").read_bytes())
-        reader_text = extract_text((decode_page(html) or ("", ""))[0], SETTINGS)[0].split()
+        reader_text = extract_text((decode(html) or ("", ""))[0], SETTINGS)[0].split()
         wanted = set(item["articleBody"].split())
         recalls.append(len(wanted & set(reader_text)) / max(1, len(wanted)))
     assert sum(recalls) / len(recalls) > 0.9

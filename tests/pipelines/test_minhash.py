@@ -1,3 +1,4 @@
+import functools
 import random
 
 import numpy as np
@@ -9,7 +10,10 @@ from datatrove.utils.text import ngrams
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pipelines.minhash import Shape, Shingled, in_company, jaccard, minima_of, permutations, sign, similar_pairs
+from pipelines.clusters import new_forest, roots_of
+from pipelines.dedup_settings import PRESETS
+from pipelines.key_groups import key_groups
+from pipelines.minhash import Shape, Shingled, compare_groups, jaccard, minima_of, permutations, sign
 from pipelines.shingles import words_of
 
 LIFE = "Life, although it may only be an accumulation of anguish, is dear to me, and I will defend it."
@@ -69,78 +73,70 @@ def test_keys_are_equal_when_the_words_are():
     assert (keys[0] != keys[2]).all()
 
 
+def test_detection_follows_the_closed_form_of_every_preset():
+    # 1,000 pairs at each similarity; a proportion's standard error is at most 0.016
+    generator = np.random.default_rng(5)
+    for name, preset in PRESETS.items():
+        bands, rows, pairs = preset["bands"], preset["rows"], 1000
+        factors, summands = permutations(Shape(bands=bands, rows=rows))
+        signatures = np.zeros((2, bands * rows), np.uint64)
+        for shared in (60, 70, 80, 90):
+            hits, apart = 0, 100 - shared
+            for _ in range(pairs):
+                values = generator.integers(0, 2**63, 100).astype(np.uint64)
+                minima_of(values[: shared + apart // 2], factors, summands, signatures[0])
+                minima_of(np.delete(values, np.s_[shared : shared + apart // 2]), factors, summands, signatures[1])
+                hits += (signatures[0] == signatures[1]).reshape(bands, rows).all(axis=1).any()
+            expected = 1 - (1 - (shared / 100) ** rows) ** bands
+            error = np.sqrt(expected * (1 - expected) / pairs)
+            assert abs(hits / pairs - expected) < 4 * error + 0.005, (name, shared, hits / pairs, expected)
+
+
 SETS = st.sets(st.integers(0, 30), max_size=20)
 
 
 @settings(deadline=None)  # the first call compiles
 @given(SETS, SETS)
 def test_jaccard_is_that_of_pythons_sets(one, other):
-    arrays = [np.array(sorted(s), np.uint64) for s in (one, other)]
-    expected = len(one & other) / len(one | other) if one | other else 0
-    assert jaccard(*arrays, 1000) == expected
+    arrays = [np.array(sorted(s), np.uint32) for s in (one, other)]
+    assert jaccard(*arrays) == (len(one & other) / len(one | other) if one | other else 0)
 
 
-@settings(deadline=None)  # the first call compiles
-@given(SETS, SETS, st.integers(1, 8))
-def test_a_limited_jaccard_looks_at_the_smallest_of_the_union(one, other, limit):
-    cut = [np.array(sorted(s)[:limit], np.uint64) for s in (one, other)]
-    smallest = set(sorted(one | other)[:limit])
-    assert jaccard(*cut, limit) == (len(smallest & one & other) / len(smallest) if smallest else 0)
-
-
-def sets_of(sets):
+def found_in(bands, sets, least=0.8, settled=0):
+    """The forest of documents with these bands (one row each) and sets of shingles, every band compared."""
     sizes = np.array([len(s) for s in sets], np.int64)
-    flat = [value for s in sets for value in sorted(s)]
-    return Shingled(np.array(flat, np.uint64), np.cumsum(sizes) - sizes, sizes, sizes)
-
-
-def test_detection_follows_the_closed_form():
-    # 2,000 pairs at each similarity; a proportion's standard error is at most 0.0112
-    generator = np.random.default_rng(5)
-    factors, summands = permutations(Shape())
-    for shared in (60, 70, 80, 90):
-        hits, pairs, signatures = 0, 2000, np.zeros((2, 112), np.uint64)
-        apart = 100 - shared
-        for _ in range(pairs):
-            values = generator.integers(0, 2**63, 100 + apart).astype(np.uint64)
-            size = (shared + apart // 2, apart - apart // 2)
-            minima_of(values[: size[0]], factors, summands, signatures[0])
-            minima_of(values[np.r_[:shared, size[0] : size[0] + size[1]]], factors, summands, signatures[1])
-            hits += (signatures[0] == signatures[1]).reshape(14, 8).all(axis=1).any()
-        expected = 1 - (1 - (shared / 100) ** 8) ** 14
-        assert abs(hits / pairs - expected) < 4 * np.sqrt(expected * (1 - expected) / pairs) + 0.005
-
-
-def test_documents_in_company_share_some_band():
-    assert in_company(np.array([[1, 2], [3, 4], [5, 2], [6, 7]], np.uint64)).tolist() == [True, False, True, False]
+    flat = np.array([value for s in sets for value in sorted(s)], np.uint32)
+    bands = np.array(bands, np.uint64)
+    shingled = Shingled(flat, np.cumsum(sizes) - sizes, sizes, np.ascontiguousarray(bands.T))
+    forest = new_forest(len(sets))
+    for k in range(bands.shape[1]):
+        scan = functools.partial(lambda k: iter([(np.arange(len(bands)), bands[:, k], None)]), k)
+        for groups in key_groups(scan, len(bands), settled):
+            compare_groups(groups.members, groups.sizes, k, shingled, least, forest, settled)
+    return forest
 
 
 def test_pairs_that_share_a_band_are_verified_once():
-    bands = np.array([[1, 1], [1, 1], [1, 2], [9, 9]], np.uint64)
-    sets = sets_of([{1, 2, 3, 4}, {1, 2, 3, 4, 5}, {7, 8}, {1, 2, 3, 4}])
-    found = similar_pairs(bands, sets, 0.8)
-    assert (found.one.tolist(), found.other.tolist(), found.similarity.tolist()) == ([0], [1], [0.8])
-    assert (found.compared, found.left) == (3, 0)
+    forest = found_in([[1, 1], [1, 1], [1, 2], [9, 9]], [{1, 2, 3, 4}, {1, 2, 3, 4, 5}, {7, 8}, {1, 2, 3, 4}])
+    assert roots_of(forest).tolist() == [0, 0, 2, 3]
+    assert (forest.nearest[1], forest.tally.tolist()) == (0.8, [3, 1, 0])
 
 
 def test_settled_documents_are_not_compared_among_themselves():
-    sets = sets_of([{1, 2}, {1, 2}, {1, 2}])
-    found = similar_pairs(np.ones((3, 1), np.uint64), sets, 0.8, settled=2)
-    assert sorted(zip(found.one.tolist(), found.other.tolist(), strict=True)) == [(0, 2), (1, 2)]
+    forest = found_in([[1]] * 3, [{1, 2}] * 3, settled=2)
+    assert (forest.tally[0], forest.matches.tolist()) == (2, [2, 2, 0])
 
 
 def test_a_huge_group_of_one_kind_costs_one_comparison_each():
     count = 5000
-    sets = sets_of([set(range(20)) | {1000 + n} for n in range(count)])
-    found = similar_pairs(np.ones((count, 3), np.uint64), sets, 0.8)
-    assert (found.compared, found.left, len(found.one)) == (count - 1, 0, count - 1)
+    forest = found_in([[1] * 3] * count, [set(range(20)) | {1000 + n} for n in range(count)])
+    assert forest.tally.tolist() == [count - 1, count - 1, 0]
 
 
 def test_a_huge_group_of_strangers_is_bounded_and_counted():
     count = 500
-    found = similar_pairs(np.ones((count, 1), np.uint64), sets_of([{n} for n in range(count)]), 0.8)
-    assert (len(found.one), found.left) == (0, count - 64)
-    assert found.compared == sum(count - 1 - leader for leader in range(64))
+    forest = found_in([[1]] * count, [{n} for n in range(count)])
+    assert forest.tally.tolist() == [sum(count - 1 - leader for leader in range(64)), 0, count - 64]
 
 
 def test_signatures_do_not_depend_on_the_batch():

@@ -13,17 +13,11 @@ from hypothesis import strategies as st
 
 from pipelines.errors import DataError
 from pipelines.execute import count_documents
-from pipelines.readers import (
-    Batches,
-    JsonReader,
-    ParquetReader,
-    RawReader,
-    Reading,
-    TextReader,
-    as_documents,
-    filled,
-)
+from pipelines.inputs import Batches, as_documents
+from pipelines.readers import JsonReader, RawReader, Reading, TextReader
 from pipelines.records import cut, json_items, lines, paragraphs, sections, whole
+from pipelines.table_readers import ParquetReader
+from pipelines.templates import filled
 from pipelines.tracing import read_origin
 
 
@@ -134,8 +128,7 @@ def test_text_files_in_archives_are_read_by_member(tmp_path):
     for name in ("t.tar.gz", "t.zip"):
         reader = TextReader([tmp_path / name], tmp_path, Reading(members="*.txt"))
         documents = list(reader.run(None))
-        assert [d.text for d in documents] == ["alpha", ""]
-        assert documents[1].metadata["reason"] == "invalid_utf8"
+        assert [(d.text, d.metadata.get("encoding")) for d in documents] == [("alpha", None), ("café", "cp1252")]
         assert documents[0].id == f"{name}!d/a.txt"
         assert read_origin(documents[0].metadata["origin"], [tmp_path]) == b"\xef\xbb\xbfalpha"
 
@@ -187,9 +180,11 @@ def test_as_documents_converts_json_lines_and_counts_rejects(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("name", "message"), [("a.csv", "expected Parquet or JSON Lines"), ("no.jsonl", "No such file")]
+    ("name", "message"),
+    [("a.bin", "expected Parquet, Arrow, JSON Lines, CSV"), ("a.html", "loam extract"), ("no.jsonl", "No such file")],
 )
 def test_as_documents_refuses_other_files(tmp_path, name, message):
-    put(tmp_path / "a.csv", b"a,b")
+    put(tmp_path / "a.bin", b"a,b")
+    put(tmp_path / "a.html", b"<p>a")
     with pytest.raises(DataError, match=message):
         as_documents([tmp_path / name], tmp_path / "work")

@@ -63,7 +63,7 @@ def test_a_cut_file_keeps_earlier_records_and_says_so(tmp_path_factory, data):
     path.write_bytes(path.read_bytes()[:at])
     result = told(path)
     assert result[:whole] == ["ok"] * whole
-    if at not in starts:
+    if not any(at + gap in starts for gap in range(5)):  # a record is whole without the empty lines behind it
         assert result[-1] in ("truncated", "corrupt")
         assert len(result) <= whole + 2
 

@@ -1,0 +1,132 @@
+"""Extraction behind a wall: pages are read in a child process that the kernel bounds in processor time and memory.
+
+A page that hangs or explodes a parser kills the child, never the run: it is rejected with a reason, and a new child
+goes on with the next page. The bound is processor time, not a clock, and far above what a page needs (30 s for 3 ms),
+so that a busy machine gives the same text. Pages travel in batches through pipes; that costs about 3% of the time.
+"""
+
+import contextlib
+import os
+import resource
+import signal
+import struct
+import subprocess
+import sys
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import IO
+
+from pipelines.extract_engine import Bounds, Result, extract_here, extractor
+
+BATCH_PAGES, BATCH_CHARS = 64, 8_000_000
+WARM = "<html><body><p>one</p></body></html>"
+ONE_THREAD = {"OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1"}  # threads map memory that the bound would count
+LENGTHS = struct.Struct("<III")
+HEAD = struct.Struct("<II")
+
+
+class Guard:
+    """A child process that extracts, started when it is needed and replaced when a page kills it.
+
+    Args:
+        bounds: of every page.
+    """
+
+    def __init__(self, bounds: Bounds) -> None:
+        self.bounds = bounds
+        self.child: subprocess.Popen[bytes] | None = None
+
+    def extract(self, pages: Sequence[str]) -> Iterator[Result]:
+        """Results of a batch of pages, in order."""
+        done = 0
+        while done < len(pages):
+            child = self._started()
+            with contextlib.suppress(BrokenPipeError):  # it died while it read: the results say where
+                _send(child.stdin, pages[done:])
+            while done < len(pages) and (result := _received(child.stdout)) is not None:
+                yield result
+                done += 1
+            if done < len(pages):
+                yield "", "", self._verdict(child)
+                done += 1
+
+    def _started(self) -> subprocess.Popen[bytes]:
+        if self.child is None:
+            command = [sys.executable, "-m", "pipelines.extract_child", *map(str, _arguments(self.bounds))]
+            self.child = subprocess.Popen(
+                command,
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                cwd=Path(__file__).parents[1],
+                env=os.environ | ONE_THREAD,
+            )
+        return self.child
+
+    def _verdict(self, child: subprocess.Popen[bytes]) -> str:
+        self.close()
+        return "too_slow" if child.returncode == -signal.SIGXCPU else "broke_parser"
+
+    def close(self) -> None:
+        """End the child."""
+        if self.child is not None:
+            for pipe in (self.child.stdin, self.child.stdout):
+                if pipe is not None:
+                    with contextlib.suppress(BrokenPipeError):
+                        pipe.close()
+            self.child.wait()
+            self.child = None
+
+
+def _arguments(bounds: Bounds) -> list[str | int]:
+    return [bounds.engine, int(bounds.comments), int(bounds.links), bounds.max_depth, bounds.min_text_chars,
+            bounds.cpu_s, bounds.memory]  # fmt: skip
+
+
+def _send(pipe: IO[bytes] | None, pages: Sequence[str]) -> None:
+    """Send a batch; the child reads all of it before it answers, so that neither waits for the other."""
+    assert pipe is not None
+    encoded = [page.encode("utf-8", "replace") for page in pages]
+    pipe.write(HEAD.pack(len(encoded), 0))
+    for page in encoded:
+        pipe.write(HEAD.pack(len(page), 0))
+        pipe.write(page)
+    pipe.flush()
+
+
+def _received(pipe: IO[bytes] | None) -> Result | None:
+    """One result, or None when the child is gone."""
+    assert pipe is not None
+    head = pipe.read(LENGTHS.size)
+    if len(head) < LENGTHS.size:
+        return None
+    lengths = LENGTHS.unpack(head)
+    parts = [pipe.read(length).decode() for length in lengths]
+    return parts[0], parts[1], parts[2] or None
+
+
+def serve(requests: IO[bytes], results: IO[bytes], bounds: Bounds) -> None:
+    """The child: read batches until the pipe ends."""
+    extractor(bounds.engine, bounds.comments, bounds.links)(WARM)  # imports take memory that no page is to pay for
+    with Path("/proc/self/statm").open() as statm:
+        mapped = int(statm.read().split()[0]) * resource.getpagesize()
+    resource.setrlimit(resource.RLIMIT_AS, (mapped + bounds.memory, mapped + bounds.memory))
+    while len(head := requests.read(HEAD.size)) == HEAD.size:
+        sizes_and_pages = [requests.read(HEAD.unpack(requests.read(HEAD.size))[0]) for _ in range(HEAD.unpack(head)[0])]
+        for page in sizes_and_pages:
+            _allow(bounds.cpu_s)
+            try:
+                parts = extract_here(page.decode(), bounds)
+            except MemoryError:
+                parts = ("", "", "too_much_memory")
+            encoded = [(part or "").encode("utf-8", "replace") for part in parts]
+            results.write(LENGTHS.pack(*map(len, encoded)))
+            for part in encoded:
+                results.write(part)
+            results.flush()
+
+
+def _allow(cpu_s: int) -> None:
+    """Give the process so much more processor time; beyond it the kernel ends it."""
+    used = resource.getrusage(resource.RUSAGE_SELF)
+    soft = int(used.ru_utime + used.ru_stime) + 1 + cpu_s
+    resource.setrlimit(resource.RLIMIT_CPU, (soft, resource.RLIM_INFINITY))

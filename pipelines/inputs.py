@@ -1,0 +1,189 @@
+"""Inputs: which reader reads which file, and how files that a user gives to a verb become Parquet documents.
+
+Parquet on this disk passes as it is, unless it is so big that several tasks should share it; everything else is read
+once, into the step's scratch folder, in parts that depend on the files alone.
+"""
+
+import contextlib
+import re
+import shutil
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import BinaryIO
+
+import pyarrow as pa
+from datatrove.data import Document
+from datatrove.pipeline.base import PipelineStep
+
+from pipelines.archives import is_archive, open_raw
+from pipelines.block import BATCH_BYTES, BATCH_ROWS, WriteDocuments
+from pipelines.document import STREAM, conform, table_of
+from pipelines.errors import DataError
+from pipelines.execute import SCRATCH, run_blocks
+from pipelines.locations import RemoteFile, common_root, location
+from pipelines.readers import JsonReader, RawReader, Reading, TextReader
+from pipelines.splits import Split, by_batch, by_row_group, splits_of
+from pipelines.table_readers import ArrowReader, CsvReader, ParquetReader, arrow_batches, parquet_batches
+from pipelines.warc import is_arc, is_warc
+
+FORMATS = (
+    ("parquet", r"\.(parquet|pq)$"),
+    ("arrow", r"\.(arrow|feather|ipc|arrows)$"),
+    ("jsonl", r"\.(jsonl|ndjson)(\.gz|\.zst)?$"),
+    ("json", r"\.json(\.gz|\.zst)?$"),
+    ("csv", r"\.(csv|tsv)(\.gz|\.zst)?$"),
+    ("html", r"\.x?html?(\.gz|\.zst)?$"),
+    ("text", r"\.(txt|md|rst|tex)(\.gz|\.zst)?$"),
+)
+TAKEN = "Parquet, Arrow, JSON Lines, CSV, .txt or .md (plain, .gz, .zst), or a .zip or .tar of them"
+
+
+def format_of(path: Path) -> str | None:
+    """The format that a file's name speaks of: a name in `FORMATS`, `warc`, `archive`, or None."""
+    if is_archive(path):
+        return "archive"
+    if is_warc(path) or is_arc(path):
+        return "warc"
+    return next((name for name, ending in FORMATS if re.search(ending, path.name.lower())), None)
+
+
+class MemberReader(TextReader):
+    """Members of archives, each in the format that its name speaks of: JSON Lines, JSON, CSV, else text."""
+
+    name = "members"
+
+    def documents_of(
+        self, stream: BinaryIO, path: Path, name: str, member: str | None, split: Split
+    ) -> Iterator[Document]:
+        """Yield the documents of a member."""
+        inside = Path(member or path.name)
+        kinds = {"jsonl": JsonReader, "json": JsonReader, "csv": CsvReader}
+        reader = kinds.get(format_of(inside) or "")
+        if reader is None:
+            yield from super().documents_of(stream, path, name, member, split)
+        else:
+            yield from reader([], Path(self.root), self.reading).documents_of(stream, inside, name, member, split)
+
+
+class ReadTables(PipelineStep):
+    """Beginning of a pipeline over columnar files that hold documents already; task r reads one split of one file.
+
+    Args:
+        files: Parquet or Arrow IPC, with columns `id` and `text`.
+    """
+
+    type = "reader"
+    name = "tables"
+
+    def __init__(self, files: Sequence[Path]) -> None:
+        super().__init__()
+        planners = {"parquet": by_row_group, "arrow": by_batch}
+        self.tasks = [(str(file), split) for file in files
+                      for split in splits_of(file, planners[format_of(file) or ""])]  # fmt: skip
+
+    def run(self, data: object = None, rank: int = 0, world_size: int = 1) -> Iterator[pa.Table]:
+        """Yield stream tables."""
+        file, split = self.tasks[rank]
+        path = location(file)
+        batches = parquet_batches if format_of(path) == "parquet" else arrow_batches
+        for batch in batches(path, split):
+            yield conform(pa.Table.from_batches([batch]), STREAM)
+
+
+class Batches(PipelineStep):
+    """Turn a stream of documents into Arrow tables of bounded rows and bytes; tables in it pass."""
+
+    type = "batches"
+    name = "tables"
+
+    def run(self, data: Iterable[Document | pa.Table], rank: int = 0, world_size: int = 1) -> Iterator[pa.Table]:
+        """Yield stream tables; at least one document each."""
+        pending: list[Document] = []
+        size = 0
+        for document in data:
+            if isinstance(document, pa.Table):
+                yield document
+                continue
+            pending.append(document)
+            size += len(document.text)
+            if len(pending) >= BATCH_ROWS or size >= BATCH_BYTES:
+                yield table_of(pending)
+                pending, size = [], 0
+        if pending:
+            yield table_of(pending)
+
+
+class ReadEach(PipelineStep):
+    """Beginning of a pipeline over several readers: every task has its own.
+
+    Args:
+        tasks: reader, and the rank that it is told, of each task.
+    """
+
+    type = "reader"
+    name = "each"
+
+    def __init__(self, tasks: Sequence[tuple[RawReader | ReadTables, int]]) -> None:
+        super().__init__()
+        self.tasks = list(tasks)
+
+    def run(self, data: object = None, rank: int = 0, world_size: int = 1) -> Iterator[Document | pa.Table]:
+        """Yield the documents of task `rank`."""
+        reader, local = self.tasks[rank]
+        yield from reader.run(None, local, world_size)
+
+
+def as_documents(files: Sequence[Path], work: Path, workers: int = 1) -> list[Path]:
+    """Make Parquet documents of files given by a user; Parquet on this disk passes as it is, unless it is big.
+
+    The others become `work/.scratch/inputs/documents/part-NNNNN.parquet`, numbered by their place in `files`
+    (`part-NNNNN-MMM` where a big one is read by several tasks); records that cannot be read go to
+    `work/rejects/input-NNNNN.parquet`, where `execute.count_documents` finds and counts them. Calling again
+    after a kill resumes.
+
+    Raises:
+        DataError: a file is missing, or its name speaks of no format that holds documents.
+    """
+    root = common_root(files)
+    tasks: list[tuple[RawReader | ReadTables, int]] = []
+    parts: list[list[str]] = []  # of each file; none for one that passes
+    for number, file in enumerate(files):
+        reader = _reader_of(file, root)
+        count = 0 if reader is None else len(reader.tasks)
+        names = [f"{number:05d}"] if count == 1 else [f"{number:05d}-{split:03d}" for split in range(count)]
+        tasks += [(reader, rank) for rank in range(count) if reader is not None]
+        parts.append(names)
+    inputs = work / SCRATCH / "inputs"
+    names = [name for of_file in parts for name in of_file]
+    blocks = [ReadEach(tasks), Batches(),
+              WriteDocuments(str(inputs), [f"part-{name}" for name in names], kept="documents")]  # fmt: skip
+    run_blocks(blocks, len(tasks), work, workers, "inputs")
+    for name in names:
+        with contextlib.suppress(FileNotFoundError):
+            (work / "rejects").mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(inputs / f"rejects/part-{name}.parquet", work / f"rejects/input-{name}.parquet")
+    made = [[inputs / f"documents/part-{name}.parquet" for name in of_file] for of_file in parts]
+    return [path for file, of_file in zip(files, made, strict=True) for path in of_file or [file]]
+
+
+def _reader_of(file: Path, root: Path) -> RawReader | ReadTables | None:
+    """What reads a user's file; None for Parquet that may pass."""
+    reading = Reading(id_field="id", url_field="url")
+    kind = format_of(file)
+    if kind is None or kind in ("html", "warc"):
+        more = "; web pages go through loam extract" if kind else ""
+        raise DataError(f"{file}: expected {TAKEN}{more}")
+    if kind in ("parquet", "arrow"):
+        open_raw(file).close()
+        tables = ReadTables([file])
+        passes = kind == "parquet" and len(tables.tasks) == 1 and not isinstance(file, RemoteFile)
+        return None if passes else tables
+    open_raw(file).close()
+    return reader_for(kind, [file], root, reading)
+
+
+def reader_for(kind: str, files: Sequence[Path], root: Path, reading: Reading) -> RawReader:
+    """The reader of records in a format of `FORMATS` (but `html`), or of archives with members in any of them."""
+    kinds = {"parquet": ParquetReader, "arrow": ArrowReader, "jsonl": JsonReader, "json": JsonReader,
+             "csv": CsvReader, "text": TextReader, "archive": MemberReader}  # fmt: skip
+    return kinds[kind](files, root, reading)

@@ -1,0 +1,356 @@
+"""Cutting duplicate passages out of texts: what the methods `lines` and `substring` share.
+
+A passage is a span of bytes of one document that an earlier one (by rank) holds, too. Spans lie on disk, one file for
+each shard, and are merged when the shard is read again; a cut never splits a word or a character, never joins two
+words, and takes the white space behind it along, so that nothing is left of a passage. Where documents are to be
+dropped as a whole, they are taken in order of rank, and a copy in a dropped one does not count: no passage is lost.
+
+Legend of suffixes: B bytes, N documents, E spans.
+"""
+
+import shutil
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+from datatrove.pipeline.base import PipelineStep
+
+from pipelines.clusters import rank_order
+from pipelines.compiled import kernel
+from pipelines.dedup_decide import CLUSTERS, Corpus, write_clusters
+from pipelines.document import DROPPED, with_column, with_fate
+from pipelines.execute import transform
+from pipelines.shingles import ALONE, DIGIT, IGNORED, LETTER, code_points, decode, is_space, kind_of, utf8_buffers
+from pipelines.store import Outcome
+
+SPANS = pa.schema(
+    [
+        ("id", pa.string()),
+        ("start", pa.int64()),  # in characters of the text as it was
+        ("end", pa.int64()),
+        ("matched_id", pa.string()),  # the document that holds the copy that stays
+    ]
+)
+WIDTH = 4  # numbers of a span on disk: row in the shard, first byte, end byte, rank of the source
+
+
+class Spans(NamedTuple):
+    """Duplicate passages.
+
+    Attributes:
+        rows: int64 (E,), of the document in the corpus.
+        starts: int64 (E,), first byte in its text.
+        ends: int64 (E,), end byte.
+        sources: int64 (E,), rank of the document that holds the copy that stays.
+    """
+
+    rows: np.ndarray
+    starts: np.ndarray
+    ends: np.ndarray
+    sources: np.ndarray
+
+
+class SpanFiles:
+    """One file of spans for each shard.
+
+    Args:
+        folder: where they lie.
+        corpus: whose shards; files of indexes have none.
+
+    Attributes:
+        order: int64 (N,), rows of the corpus by rank.
+        ranks: int64 (N,), rank of each row.
+    """
+
+    def __init__(self, folder: Path, corpus: Corpus) -> None:
+        self.folder = folder
+        self.corpus = corpus
+        self.order = rank_order(corpus.light(np.arange(int(corpus.bases[-1]))))
+        self.ranks = np.empty(len(self.order), np.int64)
+        self.ranks[self.order] = np.arange(len(self.order))
+        self.bases = corpus.bases[corpus.indexes :]
+        shutil.rmtree(folder, ignore_errors=True)
+        folder.mkdir(parents=True)
+        for rank in range(len(self.bases) - 1):
+            span_file(folder, rank).write_bytes(b"")
+
+    def append(self, spans: Spans) -> None:
+        """Add spans of any shards."""
+        shards = np.searchsorted(self.bases, spans.rows, side="right") - 1
+        for shard in np.unique(shards):
+            here = shards == shard
+            columns = (spans.rows[here] - self.bases[shard], spans.starts[here], spans.ends[here], spans.sources[here])
+            with span_file(self.folder, int(shard)).open("ab") as file:
+                np.stack(columns, axis=1).astype(np.int64).tofile(file)
+
+    def settle(self, drop_share: float, cut: bool) -> None:
+        """Drop documents of which so much is duplicate, and forget the spans whose source is dropped.
+
+        Args:
+            drop_share: of its bytes.
+            cut: whether spans of documents that stay are to be cut out.
+        """
+        shards = [read_spans(self.folder, rank) for rank in range(len(self.bases) - 1)]
+        every = np.concatenate([np.zeros((0, WIDTH), np.int64), *shards])
+        firsts = np.repeat(self.bases[:-1], [len(spans) for spans in shards])
+        takers = self.ranks[every[:, 0] + firsts]
+        order = np.lexsort((every[:, 1], takers))
+        sizes = np.concatenate([np.zeros(0, np.int64), *(file.column("size") for file in self.corpus.files)])
+        gone = np.zeros(len(self.ranks), np.bool_)
+        _settle(takers[order], every[order], sizes[self.order], drop_share, gone)
+        alive = ~gone[every[:, 3]] & (gone[takers] | cut)
+        cuts = np.cumsum([0, *(len(spans) for spans in shards)])
+        for rank, spans in enumerate(shards):
+            np.save(_gone_file(self.folder, rank), gone[self.ranks[self.bases[rank] : self.bases[rank + 1]]])
+            spans[alive[cuts[rank] : cuts[rank + 1]]].tofile(span_file(self.folder, rank))
+
+
+def span_file(folder: Path, rank: int) -> Path:
+    """The spans of a shard."""
+    return folder / f"{rank:05d}.spans"
+
+
+def read_spans(folder: Path, rank: int) -> np.ndarray:
+    """The spans of a shard: int64 (E, WIDTH), in order of row, start, end and source."""
+    spans = np.fromfile(span_file(folder, rank), np.int64).reshape(-1, WIDTH)
+    return spans[np.lexsort((spans[:, 3], spans[:, 2], spans[:, 1], spans[:, 0]))]
+
+
+def _gone_file(folder: Path, rank: int) -> Path:
+    return folder / f"{rank:05d}.gone.npy"
+
+
+def _cut_file(folder: Path, rank: int) -> Path:
+    return folder / f"{rank:05d}.cut.npy"
+
+
+@kernel
+def _settle(takers_E, spans_E, sizes_N, drop_share, gone_N):
+    """Take documents in order of rank: one is gone when its spans of sources that stay cover its share."""
+    begin = 0
+    while begin < len(takers_E):
+        taker, end, covered, reached = takers_E[begin], begin, 0, 0
+        while end < len(takers_E) and takers_E[end] == taker:
+            if not gone_N[spans_E[end, 3]]:
+                covered += max(0, spans_E[end, 2] - max(reached, spans_E[end, 1]))
+                reached = max(reached, spans_E[end, 2])
+            end += 1
+        gone_N[taker] = covered >= drop_share * sizes_N[taker]
+        begin = end
+
+
+@kernel
+def _parts_a_word(data_B, at, first, end, kinds):
+    """Whether a cut at a byte would split a character or a word."""
+    if at <= first or at >= end:
+        return False
+    if data_B[at] & 0xC0 == 0x80:
+        return True
+    code, _ = decode(data_B, at, end)
+    after = kind_of(kinds, code)
+    back = at - 1
+    while back > first and data_B[back] & 0xC0 == 0x80:
+        back -= 1
+    code, _ = decode(data_B, back, at)
+    before = kind_of(kinds, code)
+    if after == IGNORED:  # a mark belongs to the letter before it
+        return before in (LETTER, DIGIT, ALONE, IGNORED)
+    word = before in (LETTER, DIGIT, IGNORED)
+    return word and (after in (LETTER, DIGIT))
+
+
+@kernel
+def _space_before(data_B, at, first):
+    back = at - 1
+    while back > first and data_B[back] & 0xC0 == 0x80:
+        back -= 1
+    return at <= first or is_space(decode(data_B, back, at)[0])
+
+
+@kernel
+def _past_space(data_B, at, end):
+    while at < end:
+        code, size = decode(data_B, at, end)
+        if not is_space(code):
+            break
+        at += size
+    return at
+
+
+@kernel
+def _cut(data_B, offsets_N, spans_E, kinds, out_B, ends_N, final_E):
+    """Copy texts without their spans; write the spans as they were cut; return how many there are."""
+    used, made, e = 0, 0, 0
+    for n in range(len(offsets_N) - 1):
+        first, end = offsets_N[n], offsets_N[n + 1]
+        at, blank = first, True
+        while e < len(spans_E) and spans_E[e, 0] == n:
+            low, high, source = first + spans_E[e, 1], first + spans_E[e, 2], spans_E[e, 3]
+            while e < len(spans_E) and spans_E[e, 0] == n and first + spans_E[e, 1] <= high:
+                high = max(high, first + spans_E[e, 2])
+                e += 1
+            while low < high and _parts_a_word(data_B, low, first, end, kinds):
+                low += 1
+            while high > low and _parts_a_word(data_B, high, first, end, kinds):
+                high -= 1
+            if not _space_before(data_B, low, first):
+                low = _past_space(data_B, low, high)
+            if low < high and data_B[high - 1] != 10 and _space_before(data_B, low, first):
+                high = _past_space(data_B, high, end)
+            if low >= high or high <= at:
+                continue
+            low = max(low, at)
+            for i in range(at, low):
+                out_B[used] = data_B[i]
+                used += 1
+            final_E[made, 0], final_E[made, 1], final_E[made, 2] = n, low - first, high - first
+            final_E[made, 3] = source
+            made, at = made + 1, high
+        changed = at > first
+        for i in range(at, end):
+            out_B[used] = data_B[i]
+            used += 1
+        begin = ends_N[n]
+        while changed and used > begin and (out_B[used - 1] == 10 or out_B[used - 1] == 32) and at >= end:
+            used -= 1
+        if changed:
+            for i in range(begin, used):
+                blank = blank and (out_B[i] == 32 or (out_B[i] >= 9 and out_B[i] <= 13))
+            used = begin if blank else used
+        ends_N[n + 1] = used
+    return made
+
+
+@kernel
+def _in_characters(data_B, offsets_N, final_E):
+    """Turn byte offsets within documents into offsets in characters; spans ascend within a document."""
+    row, at, count = np.int64(-1), 0, 0
+    for e in range(len(final_E)):
+        if final_E[e, 0] != row:
+            row, at, count = final_E[e, 0], 0, 0
+        for side in (1, 2):
+            while at < final_E[e, side]:
+                count += data_B[offsets_N[row] + at] & 0xC0 != 0x80
+                at += 1
+            final_E[e, side] = count
+
+
+class RemoveSpans(PipelineStep):
+    """Cuts the spans of a shard out of its texts; drops what has nothing left.
+
+    Args:
+        folder: of the spans.
+        reason: of a drop.
+    """
+
+    type = "block"
+    name = "remove"
+
+    def __init__(self, folder: str, reason: str) -> None:
+        super().__init__()
+        self.folder = folder
+        self.reason = reason
+
+    def run(self, data: Iterable[pa.Table], rank: int = 0, world_size: int = 1) -> Iterator[pa.Table]:
+        """Change each batch; rows come in the order in which they were signed."""
+        folder, at = Path(self.folder), 0
+        spans, cuts, lost = read_spans(folder, rank), [np.zeros((0, WIDTH), np.int64)], [np.zeros(0, np.bool_)]
+        gone_N = np.load(_gone_file(folder, rank)) if _gone_file(folder, rank).is_file() else None
+        for batch in data:
+            first, end = np.searchsorted(spans[:, 0], [at, at + batch.num_rows])
+            dropped = np.zeros(batch.num_rows, bool) if gone_N is None else gone_N[at : at + batch.num_rows].copy()
+            if end > first:
+                here = spans[first:end].copy()
+                here[:, 0] -= at
+                texts, final, empty = cut_texts(batch["text"], here)
+                dropped |= empty
+                whole = batch["text"].combine_chunks().cast(pa.large_string())
+                batch = with_column(batch, "text", pc.if_else(pa.array(dropped), whole, texts).cast(pa.string()))
+                final[:, 0] += at
+                cuts.append(final)
+            at += batch.num_rows
+            lost.append(dropped)
+            yield with_fate(batch, DROPPED, pc.if_else(pa.array(dropped), self.reason, pa.scalar(None, pa.string())))
+        np.save(_cut_file(folder, rank), np.concatenate(cuts))
+        np.save(folder / f"{rank:05d}.lost.npy", np.concatenate(lost))
+
+
+def cut_texts(texts: pa.ChunkedArray, spans: np.ndarray) -> tuple[pa.Array, np.ndarray, np.ndarray]:
+    """Cut spans out of texts.
+
+    Args:
+        texts: strings, N of them.
+        spans: int64 (E, WIDTH): text, first byte, end byte, source; in order.
+
+    Returns:
+        The texts without them; the spans as they were cut, in characters; and which texts have nothing left.
+    """
+    data_B, offsets_N = utf8_buffers(texts)
+    out_B, ends_N = np.empty(int(offsets_N[-1] - offsets_N[0]), np.uint8), np.zeros_like(offsets_N)
+    final = np.zeros_like(spans)
+    made = _cut(data_B, offsets_N, spans, code_points().kind, out_B, ends_N, final)
+    _in_characters(data_B, offsets_N, final[:made])
+    cut = pa.LargeStringArray.from_buffers(len(texts), pa.py_buffer(ends_N), pa.py_buffer(out_B))
+    return cut, final[:made], (np.diff(ends_N) == 0) & (np.diff(offsets_N) > 0)
+
+
+def remove(
+    files: Sequence[Path], work: Path, spans: SpanFiles, reason: str, workers: int, metrics: dict[str, Any]
+) -> tuple[Outcome, list[np.ndarray]]:
+    """Write the texts without their duplicate passages, `spans.parquet` and `clusters.parquet`.
+
+    Returns:
+        What to report, and for each shard which rows were dropped.
+    """
+    counts = transform(files, [RemoveSpans(str(spans.folder), reason)], work, workers, "remove")
+    changed, dropped, cut = [np.zeros((0, 3), np.int64)], [], 0
+    with pq.ParquetWriter(work / ".spans.tmp", SPANS, compression="zstd") as writer:
+        for rank, base in enumerate(spans.bases[:-1]):
+            final, lost = np.load(_cut_file(spans.folder, rank)), np.load(spans.folder / f"{rank:05d}.lost.npy")
+            ids, matched = _ids(spans.corpus, final[:, 0] + base), _ids(spans.corpus, spans.order[final[:, 3]])
+            writer.write_table(pa.table([ids, final[:, 1], final[:, 2], matched], schema=SPANS))
+            cut += int((final[:, 2] - final[:, 1]).sum())
+            nearest = _nearest(read_spans(spans.folder, rank), np.unique(final[:, 0]))
+            changed.append(np.stack([nearest[:, 0] + base, nearest[:, 1], lost[nearest[:, 0]]], axis=1))
+            dropped.append(lost)
+    (work / ".spans.tmp").replace(work / "spans.parquet")
+    write_clusters(work / "clusters.parquet", _clusters(spans, np.concatenate(changed)))
+    return Outcome(counts, metrics | {"characters_cut": cut}), dropped
+
+
+def _nearest(spans: np.ndarray, rows: np.ndarray) -> np.ndarray:
+    """For each row the source of most of its bytes: int64 (D, 2), row and rank of the source."""
+    spans = spans[np.isin(spans[:, 0], rows)]
+    order = np.lexsort((spans[:, 3], spans[:, 0]))
+    rows_E, sources_E, lengths_E = spans[order, 0], spans[order, 3], (spans[:, 2] - spans[:, 1])[order]
+    new = np.ones(len(order), bool)
+    new[1:] = (rows_E[1:] != rows_E[:-1]) | (sources_E[1:] != sources_E[:-1])
+    totals = np.add.reduceat(lengths_E, np.flatnonzero(new)) if len(order) else lengths_E
+    rows_P, sources_P = rows_E[new], sources_E[new]
+    best = np.lexsort((sources_P, -totals, rows_P))
+    _, first = np.unique(rows_P[best], return_index=True)
+    return np.stack([rows_P[best][first], sources_P[best][first]], axis=1)
+
+
+def _clusters(spans: SpanFiles, changed: np.ndarray) -> pa.Table:
+    """Documents that lost a passage, with the one that holds most of it; and those, which stay as they are."""
+    matched = spans.order[changed[:, 1]]
+    sources = np.setdiff1d(matched, changed[:, 0])
+    sources = sources[sources >= spans.bases[0]]
+    ids, names, own = _ids(spans.corpus, changed[:, 0]), _ids(spans.corpus, matched), _ids(spans.corpus, sources)
+    kept = np.concatenate([changed[:, 2] == 0, np.ones(len(sources), bool)])
+    unmatched = pa.nulls(len(sources), pa.string())
+    columns = [pa.concat_arrays([ids, own]), pa.concat_arrays([names, own]), pa.array(kept),
+               pa.concat_arrays([names, unmatched]), pa.nulls(len(kept), pa.float64())]  # fmt: skip
+    return pa.table(columns, schema=CLUSTERS)
+
+
+def _ids(corpus: Corpus, rows: np.ndarray) -> pa.Array:
+    """The ids of some rows, in any order and with repeats."""
+    unique, back = np.unique(rows, return_inverse=True)
+    ids = corpus.light(unique)["id"].combine_chunks() if len(unique) else pa.array([], pa.string())
+    return ids.take(pa.array(back))

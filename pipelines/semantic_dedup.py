@@ -1,0 +1,143 @@
+"""Near duplicates in meaning: documents whose given embeddings have a cosine above a threshold.
+
+Pairs are compared exactly within cells of k-means (SemDeDup: arXiv:2303.09540), each document in its `probes` nearest
+cells, since a pair may lie on two sides of a border; with one cell every pair is compared. Everything runs over the
+vectors in order of rank, on one thread of numpy, so that neither the order of the documents nor of the files matters.
+
+Legend of suffixes: N documents in order of rank, D dimensions, C cells, M members of a cell.
+"""
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from pipelines import clusters
+from pipelines.dedup_decide import Corpus, Decision, conclude
+from pipelines.dedup_settings import DedupSettings, SemanticSettings
+from pipelines.errors import DataError
+from pipelines.signatures import SignatureFile
+
+PER_CELL, SAMPLE, BLOCK = 1000, 50_000, 1024
+
+
+def decide_by_embeddings(
+    shards: Sequence[SignatureFile], embeddings: Sequence[Path], settings: DedupSettings, scratch: Path
+) -> Decision:
+    """Decide.
+
+    Args:
+        shards: signatures of the documents.
+        embeddings: Parquet files with `id` and `embedding` (a list of numbers), or one `.npy` (N, D) with the vectors
+            in the order of the documents.
+        settings: what counts as a duplicate.
+        scratch: folder for the vectors in order of rank.
+
+    Raises:
+        DataError: there are none, or they do not fit the documents.
+    """
+    corpus = Corpus.of([], shards)
+    table = corpus.light(np.arange(int(corpus.bases[-1])))
+    order_N = clusters.rank_order(table)
+    vectors_ND = _in_order(embeddings, table["id"].combine_chunks(), order_N, scratch / "vectors.npy")
+    forest = clusters.new_forest(len(order_N))
+    if len(order_N):
+        _compare(vectors_ND, settings.semantic, forest)
+    metrics = {"documents": len(order_N), "compared": int(forest.tally[0]), "similar": int(forest.tally[1])}
+    return conclude(table, order_N, order_N, forest, 0, corpus, metrics, False)
+
+
+def _in_order(paths: Sequence[Path], ids: pa.Array, order_N: np.ndarray, target: Path) -> np.ndarray:
+    """The vectors by rank, of length 1, in a mapped file: float32 (N, D)."""
+    if not len(ids):
+        return np.zeros((0, 1), np.float32)
+    if not paths:
+        raise DataError("method semantic needs embeddings: --embeddings FILE (Parquet with id and embedding, or .npy)")
+    ranks = np.empty(len(order_N), np.int64)
+    ranks[order_N] = np.arange(len(order_N))
+    out, seen = None, np.zeros(len(ids), bool)
+    for path in paths:
+        for rows, given in _read(path, ids):
+            if out is None:
+                out = np.lib.format.open_memmap(target, "w+", np.float32, (len(ids), given.shape[1]))
+            if given.shape[1] != out.shape[1]:
+                raise DataError(f"{path}: vectors of {given.shape[1]} numbers, expected {out.shape[1]} as before")
+            lengths = np.linalg.norm(given, axis=1, keepdims=True)
+            out[ranks[rows]] = given / np.where(lengths > 0, lengths, 1)
+            seen[rows] = True
+    if out is None or not seen.all():
+        missing = ids[int(np.flatnonzero(~seen)[0])].as_py()
+        raise DataError(f"{paths[0]}: no embedding for {int((~seen).sum())} documents, such as {missing!r}")
+    return out
+
+
+def _read(path: Path, ids: pa.Array) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """Yield rows of documents and their vectors."""
+    if path.suffix == ".npy":
+        vectors = np.load(path, mmap_mode="r", allow_pickle=False)
+        if vectors.ndim != 2 or len(vectors) != len(ids):
+            raise DataError(f"{path}: an array of shape {vectors.shape}, expected ({len(ids)}, dimensions)")
+        for begin in range(0, len(ids), 1 << 14):
+            rows = np.arange(begin, min(begin + (1 << 14), len(ids)))
+            yield rows, np.asarray(vectors[rows], np.float32)
+        return
+    with pq.ParquetFile(path) as file:
+        if missing := {"id", "embedding"} - set(file.schema_arrow.names):
+            raise DataError(f"{path}: columns id and embedding are needed; {', '.join(sorted(missing))} is missing")
+        for batch in file.iter_batches(1 << 14, columns=["id", "embedding"]):
+            places = pc.index_in(batch["id"].cast(pa.string()), value_set=ids)
+            known = pc.is_valid(places)
+            values = batch["embedding"].filter(known)
+            rows = places.filter(known).to_numpy(zero_copy_only=False).astype(np.int64)
+            flat = values.flatten().to_numpy(zero_copy_only=False).astype(np.float32)
+            if len(rows) and len(flat) % len(rows):
+                raise DataError(f"{path}: vectors of different lengths")
+            if len(rows):
+                yield rows, flat.reshape(len(rows), -1)
+
+
+def _centres(vectors_ND: np.ndarray, asked: SemanticSettings) -> np.ndarray:
+    """Centres of spherical k-means over a sample, float32 (C, D)."""
+    count = asked.cells or max(1, len(vectors_ND) // PER_CELL)
+    generator = np.random.default_rng(asked.seed)
+    chosen = np.sort(generator.choice(len(vectors_ND), min(SAMPLE, len(vectors_ND)), replace=False))
+    sample = np.asarray(vectors_ND[chosen])
+    centres_CD = sample[np.sort(generator.choice(len(sample), min(count, len(sample)), replace=False))]
+    for _ in range(asked.iterations if len(centres_CD) > 1 else 0):
+        nearest = _nearest_cells(sample, centres_CD, 1)[:, 0]
+        sums_CD = np.zeros_like(centres_CD)
+        np.add.at(sums_CD, nearest, sample)
+        lengths = np.linalg.norm(sums_CD, axis=1, keepdims=True)
+        centres_CD = np.where(lengths > 0, sums_CD / np.where(lengths > 0, lengths, 1), centres_CD)
+    return centres_CD
+
+
+def _nearest_cells(vectors_ND: np.ndarray, centres_CD: np.ndarray, probes: int) -> np.ndarray:
+    """The cells of the nearest centres, nearest first: int64 (N, probes)."""
+    probes = min(probes, len(centres_CD))
+    found = [np.zeros((0, probes), np.int64)]
+    for begin in range(0, len(vectors_ND), BLOCK):
+        cosines = np.asarray(vectors_ND[begin : begin + BLOCK]) @ centres_CD.T
+        found.append(np.argsort(-cosines, axis=1, kind="stable")[:, :probes])
+    return np.concatenate(found)
+
+
+def _compare(vectors_ND: np.ndarray, asked: SemanticSettings, forest: clusters.Forest) -> None:
+    """Join the pairs of each cell that are similar enough."""
+    centres_CD = _centres(vectors_ND, asked)
+    cells_NP = _nearest_cells(vectors_ND, centres_CD, asked.probes)
+    for cell in range(len(centres_CD)):
+        members_M = np.flatnonzero((cells_NP == cell).any(axis=1))
+        for begin in range(0, len(members_M), BLOCK):
+            some = vectors_ND[members_M[begin : begin + BLOCK]]
+            for other in range(begin, len(members_M), BLOCK):
+                cosines = some @ vectors_ND[members_M[other : other + BLOCK]].T
+                forest.tally[0] += cosines.size
+                one, two = np.nonzero(cosines >= asked.threshold - 1e-6)  # rounding must not part equal vectors
+                ones, twos = members_M[begin + one], members_M[other + two]
+                before = ones < twos
+                similarity = np.minimum(cosines[one, two][before].astype(np.float64), 1.0).round(6)
+                clusters.join_all(ones[before], twos[before], similarity, 0, forest)

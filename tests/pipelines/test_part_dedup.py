@@ -1,0 +1,151 @@
+"""Methods that cut texts (`lines`, `substring`) and the one that reads embeddings, from documents to files."""
+
+import random
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from pipelines.dedup import dedup
+from pipelines.dedup_settings import DedupSettings
+from pipelines.document import conform
+from pipelines.errors import DataError
+
+LINE, OTHER = "This very line is long enough to count.", "Another line that is long enough to count."
+RNG = random.Random(3)
+PASSAGE = " ".join("".join(RNG.choices("abcdefgh", k=6)) for _ in range(60))
+
+
+def write(folder, **texts):
+    folder.mkdir(parents=True, exist_ok=True)
+    table = pa.table({"id": list(texts), "text": list(texts.values())})
+    pq.write_table(conform(table), folder / "a.parquet")
+    return [folder / "a.parquet"]
+
+
+def kept(work):
+    return {r["id"]: r["text"] for p in sorted((work / "kept").glob("*.parquet")) for r in pq.read_table(p).to_pylist()}
+
+
+def test_the_first_copy_of_a_line_stays(tmp_path):
+    texts = {"b": f"{LINE.upper()}\n{OTHER}\nshort", "a": f"{LINE}\nshort\n{LINE}", "c": f"{LINE}\n\n{OTHER}"}
+    outcome = dedup(write(tmp_path, **texts), tmp_path / "out", DedupSettings(method="lines"))
+    assert kept(tmp_path / "out") == {"a": f"{LINE}\nshort", "b": f"{OTHER}\nshort"}
+    assert outcome.counts.dropped == {"duplicate_lines": 1}
+    assert (outcome.metrics["lines"], outcome.metrics["duplicate_lines"]) == (6, 4)
+    rows = {row["id"]: row for row in pq.read_table(tmp_path / "out" / "clusters.parquet").to_pylist()}
+    assert [(rows[n]["matched_id"], rows[n]["kept"]) for n in "abc"] == [("a", True), ("a", True), ("b", False)]
+
+
+def test_numbers_and_short_lines_do_not_count_as_equal(tmp_path):
+    texts = {"a": f"{LINE} 1\nmenu", "b": f"{LINE} 2\nmenu"}
+    dedup(write(tmp_path, **texts), tmp_path / "out", DedupSettings(method="lines"))
+    assert kept(tmp_path / "out") == texts
+
+
+def test_paragraphs(tmp_path):
+    texts = {"a": f"{LINE}\n{OTHER}\n\nend of a", "b": f"start of b\n\n{LINE}\n{OTHER}\n\nend of b", "c": LINE}
+    settings = DedupSettings(method="lines", lines={"unit": "paragraph"})
+    dedup(write(tmp_path, **texts), tmp_path / "out", settings)
+    assert kept(tmp_path / "out") == texts | {"b": "start of b\n\nend of b"}
+
+
+def test_a_document_that_is_mostly_copies_is_dropped_and_does_not_count_as_a_source(tmp_path):
+    lines = [f"{LINE} {word}" for word in ("one", "two", "three", "four", "five")]
+    texts = {"a": "\n".join(lines[:4]), "b": "\n".join(lines), "c": f"{lines[4]}\nand more of c that is its own"}
+    settings = DedupSettings(method="lines", lines={"drop_share": 0.7})
+    dedup(write(tmp_path, **texts), tmp_path / "out", settings)
+    assert kept(tmp_path / "out") == {"a": texts["a"], "c": texts["c"]}
+
+
+def test_lines_against_an_index(tmp_path):
+    dedup(
+        write(tmp_path / "1", z=f"{LINE}\nunique text of z, long enough"),
+        tmp_path / "old",
+        DedupSettings(method="lines"),
+    )
+    new = write(tmp_path / "2", a=f"own words of a\n{LINE}", b=LINE)
+    dedup(new, tmp_path / "new", DedupSettings(method="lines"), against=[tmp_path / "old"])
+    assert kept(tmp_path / "new") == {"a": "own words of a"}
+    rows = pq.read_table(tmp_path / "new" / "clusters.parquet").to_pylist()
+    assert {row["matched_id"] for row in rows} == {"z"}
+
+
+def test_repeated_passages_leave_one_copy(tmp_path):
+    texts = {"c": f"Start: {PASSAGE} end of c.", "a": f"Other start. {PASSAGE}", "d": PASSAGE, "e": "中文 " * 30}
+    outcome = dedup(write(tmp_path, **texts), tmp_path / "out", DedupSettings(method="substring"))
+    assert kept(tmp_path / "out") == {"a": texts["a"], "c": "Start: end of c.", "e": kept(tmp_path / "out")["e"]}
+    assert outcome.counts.dropped == {"duplicate_substring": 1}
+    (span,) = [r for r in pq.read_table(tmp_path / "out" / "spans.parquet").to_pylist() if r["id"] == "c"]
+    assert (texts["c"][span["start"] : span["end"]].strip(), span["matched_id"]) == (PASSAGE, "a")
+
+
+def test_a_passage_twice_in_one_document(tmp_path):
+    texts = {"a": f"{PASSAGE} between {PASSAGE} behind"}
+    dedup(write(tmp_path, **texts), tmp_path / "out", DedupSettings(method="substring"))
+    assert kept(tmp_path / "out") == {"a": f"{PASSAGE} between behind"}
+
+
+def test_whole_documents_may_be_dropped_instead(tmp_path):
+    texts = {"a": f"Other start. {PASSAGE}", "b": PASSAGE, "c": PASSAGE + " " + PASSAGE[::-1] * 2}
+    settings = DedupSettings(method="substring", substring={"policy": "document", "drop_share": 0.8})
+    dedup(write(tmp_path, **texts), tmp_path / "out", settings)
+    assert kept(tmp_path / "out") == {"a": texts["a"], "c": texts["c"]}
+
+
+def vectors_of(count):
+    generator = np.random.default_rng(2)
+    base = generator.normal(size=(count // 3, 8))
+    return np.concatenate([base, base + 0.01 * generator.normal(size=base.shape), generator.normal(size=base.shape)])
+
+
+def components(vectors, names, threshold):
+    """The oracle: every pair compared, each name with the least of its component."""
+    unit = vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
+    near = unit @ unit.T >= threshold
+    best = dict(zip(names, names, strict=True))
+    for _ in names:
+        for one, other in zip(*np.nonzero(near), strict=True):
+            best[names[one]] = best[names[other]] = min(best[names[one]], best[names[other]])
+    return best
+
+
+@pytest.mark.parametrize("cells", [1, 4])
+@pytest.mark.parametrize("kind", ["npy", "parquet"])
+def test_near_embeddings_leave_one(tmp_path, cells, kind):
+    vectors = vectors_of(60)
+    names = [f"{n:02d}" for n in range(len(vectors))]
+    files = write(tmp_path, **{name: f"text {name}" for name in names})
+    if kind == "npy":
+        np.save(tmp_path / "vectors.npy", vectors)
+    else:
+        shuffled = np.random.default_rng(1).permutation(len(names))
+        table = {"id": [names[n] for n in shuffled], "embedding": vectors[shuffled].tolist()}
+        pq.write_table(pa.table(table), tmp_path / "vectors.parquet")
+    settings = DedupSettings(method="semantic", semantic={"cells": cells, "probes": 2})
+    dedup(files, tmp_path / "out", settings, embeddings=[tmp_path / f"vectors.{kind}"])
+    best = components(vectors, names, 0.95)
+    assert set(kept(tmp_path / "out")) == set(best.values())
+    rows = pq.read_table(tmp_path / "out" / "clusters.parquet").to_pylist()
+    assert {row["id"]: row["cluster"] for row in rows} == {
+        n: b for n, b in best.items() if list(best.values()).count(b) > 1
+    }
+
+
+def test_embeddings_that_do_not_fit(tmp_path):
+    files = write(tmp_path, a="one", b="two")
+    np.save(tmp_path / "v.npy", np.ones((3, 2)))
+    settings = DedupSettings(method="semantic")
+    for given, message in (([], "--embeddings"), ([tmp_path / "v.npy"], r"shape \(3, 2\), expected \(2,")):
+        with pytest.raises(DataError, match=message):
+            dedup(files, tmp_path / "out", settings, embeddings=given)
+
+
+def test_a_damaged_index_is_named(tmp_path):
+    files = write(tmp_path, a=PASSAGE)
+    dedup(files, tmp_path / "old", DedupSettings())
+    damaged = tmp_path / "old" / "index" / "00000.u32"
+    damaged.write_bytes(damaged.read_bytes()[:-4] + b"abcd")
+    with pytest.raises(DataError, match=r"00000\.u32: expected sha256"):
+        dedup(files, tmp_path / "new", DedupSettings(), against=[tmp_path / "old"])

@@ -1,0 +1,1 @@
+"""lxml has no types of its own."""
