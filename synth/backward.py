@@ -129,7 +129,6 @@ class Backward:
     """The recipe `cot_backward`: one sample per document."""
 
     stages = STAGES
-    domain = "synth_cot"
 
     def units(self, row: Mapping[str, Any]) -> Sequence[tuple[str, Draft]]:
         """The document as it is."""

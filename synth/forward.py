@@ -48,8 +48,6 @@ class Forward:
         gold_kind: of references, where a document's metadata do not say (`gold_kind`).
     """
 
-    domain = "synth_forward"
-
     def __init__(self, rollouts: int, gold_kind: GoldKind) -> None:
         self.rollouts, self.gold_kind = rollouts, gold_kind
         self.judge = MathJudge()

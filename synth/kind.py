@@ -35,11 +35,9 @@ class Kind(Protocol):
 
     Attributes:
         stages: in order.
-        domain: of its samples, unless the recipe names another.
     """
 
     stages: tuple[Stage, ...]
-    domain: str
 
     def units(self, row: Mapping[str, Any]) -> Sequence[tuple[str, Any]]:
         """What is made of a document: (name within it, first draft); the name is empty where there is only one."""

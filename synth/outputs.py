@@ -96,7 +96,7 @@ def write_outputs(
     mates: dict[str, list[Any | None]] = {}
     for one in works:
         mates.setdefault(one.row["id"], []).append(one.draft if one.reject is None else None)
-    domain = settings.domain or kind.domain
+    domain = settings.sample_domain
     samples = [
         _sample(one, domain, {**common, **kind.provenance(one.draft, mates[one.row["id"]])},
                 template.fill(kind.sample_slots(one.draft)))

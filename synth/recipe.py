@@ -19,6 +19,9 @@ from synth.prompt_files import load_prompts
 from synth.protocol import Sampling
 from synth.verification import Limits
 
+DOMAINS = {"cot_backward": "synth_cot", "cot_forward": "synth_forward"}
+"""The domain of each recipe's samples, unless the settings name another."""
+
 
 class SynthSettings(Section):
     """What to make, from which documents, with which engine.
@@ -51,6 +54,11 @@ class SynthSettings(Section):
     limits: Limits = Limits()
     engine: EngineSettings = EngineSettings()
     domain: str | None = None
+
+    @property
+    def sample_domain(self) -> str:
+        """The domain of the samples."""
+        return self.domain or DOMAINS[self.recipe]
 
 
 def recipe_hash(settings: SynthSettings) -> str:

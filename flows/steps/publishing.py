@@ -36,7 +36,7 @@ def _publish_dataset(recipe: RunRecipe) -> Step:
             "synth": _manifests(place, ("synth", "synth_clean")),
             "licences": licences_of(recipe),
         }
-        documents = place.by_domain("bucketed") | {recipe.synth.domain: place.documents("synth_clean")}
+        documents = place.by_domain("bucketed") | {recipe.synth.sample_domain: place.documents("synth_clean")}
         held_out = held_out_ids(place)
         shutil.copyfile(place.folder / RECIPE, work / RECIPE)
         return publish_dataset(documents, work, lineage, recipe.publish, held_out)
