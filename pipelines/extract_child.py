@@ -16,7 +16,10 @@ def main(arguments: list[str]) -> None:
     engine, comments, links, *numbers = arguments
     results = os.fdopen(os.dup(1), "wb")
     os.dup2(2, 1)  # what a library prints must not end up among the results
-    serve(sys.stdin.buffer, results, Bounds(engine, comments == "1", links == "1", *map(int, numbers)))
+    try:
+        serve(sys.stdin.buffer, results, Bounds(engine, comments == "1", links == "1", *map(int, numbers)))
+    except BrokenPipeError:  # the parent wants no more: a limit of pages, or its end
+        os._exit(0)  # and nothing is left to flush
 
 
 if __name__ == "__main__":

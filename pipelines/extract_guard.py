@@ -2,7 +2,7 @@
 
 A page that hangs or explodes a parser kills the child, never the run: it is rejected with a reason, and a new child
 goes on with the next page. The bound is processor time, not a clock, and far above what a page needs (30 s for 3 ms),
-so that a busy machine gives the same text. Pages travel in batches through pipes; that costs about 3% of the time.
+so that a busy machine gives the same text. Pages travel in batches through pipes.
 """
 
 import contextlib

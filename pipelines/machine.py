@@ -139,10 +139,11 @@ def readmes() -> dict[str, Callable[[], bytes]]:
 
 def _readme(package: importlib.metadata.Distribution) -> bytes:
     fields = cast(Message, package.metadata)  # what it is behind its protocol
-    text = fields["Description"] or fields.get_payload()
+    # `get`: some finders that packages install raise KeyError where the standard one gives None
+    text = fields.get("Description") or fields.get_payload()
     if not isinstance(text, str) or not text.strip() or text.strip() == "UNKNOWN":
         return b""
-    licence = fields["License-Expression"] or (fields["License"] or "").strip().split("\n")[0][:200] or None
+    licence = fields.get("License-Expression") or (fields.get("License") or "").strip().split("\n")[0][:200] or None
     record = {"id": f"{fields['Name']}=={package.version}", "text": text, "name": fields["Name"],
               "version": package.version, "license": licence}  # fmt: skip
     return json.dumps(record, ensure_ascii=False).encode("utf-8", "replace")

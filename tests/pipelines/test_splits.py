@@ -12,7 +12,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import zstandard
-from hypothesis import given, settings
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from pipelines import journal, splits
@@ -172,8 +172,9 @@ def test_a_warc_that_is_not_one_record_per_member_is_one_task(tmp_path, monkeypa
 def test_any_lines_are_split_at_line_ends(tmp_path_factory, parts, size, packing):
     path = tmp_path_factory.getbasetemp() / "any.txt"
     data = b"\n".join(parts)
+    assume(data.strip())  # a file without any record is one reject, which no split alone can know
     pack = {"plain": bytes, "gzip": gzip.compress, "zstd": zstandard.compress}[packing]
-    path.write_bytes(pieces(data, pack, 20) if data else pack(b""))
+    path.write_bytes(pieces(data, pack, 20))
     reader_of = CASES["a.txt"][1]
     whole = seen(reader_of(path))
     before = splits.SPLIT_BYTES
