@@ -8,6 +8,7 @@ Source: facts of facebookresearch/cc_net, perplexity.py.
 """
 
 import functools
+import importlib
 import math
 from pathlib import Path
 from typing import Any
@@ -79,8 +80,7 @@ class KenlmScorer:
 @functools.lru_cache(maxsize=2)
 def _load(model: str, pieces: str) -> tuple[Any, Any]:
     try:
-        import kenlm
-        import sentencepiece
+        kenlm, sentencepiece = map(importlib.import_module, ("kenlm", "sentencepiece"))
     except ImportError:
         raise MissingExtra("scorer kenlm needs kenlm and sentencepiece; run `pip install 'loam[kenlm]'`") from None
     try:

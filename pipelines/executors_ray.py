@@ -6,6 +6,7 @@ datatrove's. Ray is told not to report home. Source: Ray 2.60, "Task fault toler
 """
 
 import logging
+import importlib
 import os
 from collections import deque
 from collections.abc import Sequence
@@ -75,14 +76,12 @@ class RayRanks(QuietRanks, RayPipelineExecutor):
                 ray.cancel(left, force=True)
 
     def _finish(self, done: Any, rank: int) -> None:
-        import ray
-        from ray.exceptions import RayError, RayTaskError
-
+        ray, exceptions = importlib.import_module("ray"), importlib.import_module("ray.exceptions")
         try:
             ray.get(done)
-        except RayTaskError as error:
+        except exceptions.RayTaskError as error:
             raise error.cause from None
-        except RayError as error:
+        except exceptions.RayError as error:
             problem = str(error).strip().splitlines()[0]
             raise StepError(
                 f"{self.label}: task {rank} did not finish on Ray ({type(error).__name__}: {problem}); "
@@ -107,7 +106,7 @@ def _connected(settings: RayExecutor) -> Any:
     os.environ.setdefault("RAY_ENABLE_UV_RUN_RUNTIME_ENV", "0")
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
     try:
-        import ray
+        ray = importlib.import_module("ray")
     except ImportError:
         raise MissingExtra("executor: ray needs Ray, which is not installed: pip install 'loam[ray]'") from None
     if not ray.is_initialized():
