@@ -17,16 +17,6 @@ FEWEST = 10
 """Documents of each class below which a calibration is a guess."""
 
 
-def area_under_curve(labels_N: np.ndarray, scores_N: np.ndarray) -> float:
-    """Probability that a positive scores above a negative, ties counted half; NaN with one class only.
-
-    Args:
-        labels_N: bool (N,).
-        scores_N: float (N,).
-    """
-    return auc_interval(labels_N, scores_N)[0]
-
-
 def auc_interval(labels_N: np.ndarray, scores_N: np.ndarray) -> tuple[float, float, float]:
     """The area under the curve with its 95% interval (DeLong's variance); NaN with one class only.
 

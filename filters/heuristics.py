@@ -266,30 +266,6 @@ def clean_lines(text: pa.Array, words=None, need_terminal: bool = False) -> pa.A
     return pc.utf8_trim_whitespace(without)
 
 
-class CleanLines(_Measuring):
-    """Edit documents as C4 does: leave out refused lines and citations.
-
-    A document of which nothing is left is dropped with the reason `clean_lines.empty`.
-
-    Args:
-        need_terminal: also leave out lines without terminal punctuation (C4 does, FineWeb does not).
-    """
-
-    name = "clean lines"
-
-    def __init__(self, need_terminal: bool = False) -> None:
-        super().__init__()
-        self.need_terminal = need_terminal
-
-    def apply(self, batch: pa.Table) -> pa.Table:
-        """Edit a batch."""
-        cleaned = clean_lines(batch["text"].combine_chunks(), self._words(), self.need_terminal)
-        empty = pc.equal(cleaned, "")
-        batch = with_column(batch, "text", pc.if_else(empty, batch["text"].combine_chunks(), cleaned))
-        reasons = pc.if_else(empty, pa.scalar("clean_lines.empty"), pa.scalar(None, pa.string()))
-        return with_fate(batch, DROPPED, reasons)
-
-
 def attribute_files(folder: Path) -> list[Path]:
     """The attribute files of an earlier filter, given its folder or `attributes/` in it.
 

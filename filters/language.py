@@ -21,7 +21,7 @@ from filters.chinese_script import chinese_script
 from pipelines.block import Block, ReadDocuments
 from pipelines.document import DROPPED, with_column, with_fate, with_scores
 from pipelines.errors import RecipeError
-from pipelines.execute import parts_of, run_blocks
+from pipelines.execute import parts_of, run_blocks, with_rejected_inputs
 from pipelines.manifest import Counts
 from pipelines.recipe import Section
 from pipelines.store import Outcome
@@ -159,4 +159,5 @@ def language(
     found = pa.concat_tables(tables)["language"].value_counts().to_pylist() if tables else []
     languages = {entry["values"]: entry["counts"] for entry in sorted(found, key=lambda e: e["values"])}
     total = sum(languages.values())
-    return Outcome(Counts(docs_in=total, kept=total), {"languages": languages})
+    counts = with_rejected_inputs(Counts(docs_in=total, kept=total), work)
+    return Outcome(counts, {"languages": languages})

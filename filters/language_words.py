@@ -18,9 +18,7 @@ from filters.text_memory import Languages
 from filters.word_split import hash_span
 
 TABLE = Path(__file__).with_name("fineweb2.md")
-OTHER = "*"
 ELISION = {"fra", "ita", "cat"}  # their stop words hold `l'` and `d'`: an apostrophe ends a word
-LONG_DUPLICATES = 0.1  # FineWeb-2 raised FineWeb's limit of characters in duplicate lines from 0.01
 
 Limits = tuple[float | None, float | None]
 

@@ -1,11 +1,10 @@
-"""Licences: what each document says of its own, or its source of it, as one SPDX identifier, and who may stay.
+"""Licences: what the source of each document states, or else the document itself, as SPDX, and who may stay.
 
-The one choice that matters: a document's own word (an SPDX line, a licence's header, a Creative Commons link) is looked
-for where documents say such things, in their first and last lines, and is kept apart from what the source states: where
-it came from stands beside it. A licence is never guessed. Sources: the SPDX list, Creative Commons' addresses.
+The one choice that matters: a document's own word never goes before its source's. It fills in where the source states
+nothing, and only an SPDX tag that is a comment line of its own counts, unless prose is asked for: prose speaks of other
+works' licences more often than of its own. Names: `filters.licence_names`.
 """
 
-import fnmatch
 import re
 from collections import Counter
 from collections.abc import Sequence
@@ -18,6 +17,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from pydantic import Field
 
+from filters.licence_names import parse, passes, spdx_of, written
 from pipelines.block import Block
 from pipelines.document import DROPPED, with_column, with_fate
 from pipelines.execute import parts_of, transform
@@ -25,91 +25,61 @@ from pipelines.recipe import Section
 from pipelines.store import Outcome
 
 LICENCE, ORIGIN = "licence", "licence.from"
-"""Attributes: the SPDX identifier, and what told it: `document` or `source`."""
+"""Attributes: the SPDX expression, and what told it: `document` or `source`."""
 EDGE_CHARS = 3000
 """Documents speak of their licence in their first or last lines."""
-PERMISSIVE = ("MIT*", "Apache-2.0", "BSD-*", "0BSD", "ISC", "Zlib", "BSL-1.0", "Unlicense", "CC0-1.0", "CC-BY-[0-9]*",
-              "Python-2.0", "PostgreSQL", "public-domain", "PDDL-1.0", "ODC-By-1.0", "X11", "NCSA", "W3C")  # fmt: skip
-"""What `permissive` stands for in a recipe."""
 
-_CC = r"creativecommons\.org/(?P<kind>licenses|publicdomain)/(?P<code>[a-z+-]+)/(?P<version>[0-9.]+[0-9])"
-_SPDX = r"SPDX-License-Identifier:\s*(?P<id>[A-Za-z0-9][A-Za-z0-9.+() -]*[A-Za-z0-9.+)])"
+_TAG = re.compile(
+    r"^[ \t]*(?:#+|//+!?|/\*+|\*|--+|;+|%+|<!--|\{#|\(\*|!|rem\b|dnl\b|\.\\\")[ \t]*"
+    r"SPDX-License-Identifier:(?P<id>.*)$",
+    re.MULTILINE | re.IGNORECASE,
+)
+_CLOSERS = re.compile(r"(?:\*+/|-->|#\}|\*\))$")
+_LINK = re.compile(r"creativecommons\.org/(?:licenses|publicdomain)/[a-z+-]+/[0-9]\.[0-9]", re.IGNORECASE)
 _HINT = r"(?i)licen[sc]e|creativecommons|permission is hereby granted|redistribution"
 HEADERS = (
-    (r"(?i)licensed under the apache license,?\s+(?:version\s+)?2\.0|apache\.org/licenses/license-2\.0", "Apache-2.0"),
-    (r"(?i)permission is hereby granted, free of charge, to any person obtaining", "MIT"),
-    (r"(?i)under the terms of the gnu general public license[\s\S]{0,120}version 3", "GPL-3.0"),
-    (r"(?i)under the terms of the gnu general public license[\s\S]{0,120}version 2", "GPL-2.0"),
-    (r"(?i)subject to the terms of the mozilla public license,? v(?:ersion|\.)\s*2\.0", "MPL-2.0"),
-    (r"(?i)redistributions of source code must retain[\s\S]{0,900}neither the name", "BSD-3-Clause"),
-    (r"(?i)redistribution and use in source and binary forms", "BSD-2-Clause"),
-    (r"(?i)licensed under the mit license|released under the mit license", "MIT"),
+    (r"licensed under the apache license,?\s+(?:version\s+)?2\.0|apache\.org/licenses/license-2\.0", "Apache-2.0"),
+    (r"permission is hereby granted, free of charge, to any person obtaining", "MIT"),
+    (r"under the terms of the gnu general public license[\s\S]{0,120}version 3", "GPL-3.0"),
+    (r"under the terms of the gnu general public license[\s\S]{0,120}version 2", "GPL-2.0"),
+    (r"subject to the terms of the mozilla public license,? v(?:ersion|\.)\s*2\.0", "MPL-2.0"),
+    (r"redistributions of source code must retain[\s\S]{0,900}neither the name", "BSD-3-Clause"),
+    (r"redistribution and use in source and binary forms(?![\s\S]{0,1500}neither the name)", "BSD-2-Clause"),
+    (r"licensed under the mit license|released under the mit license", "MIT"),
 )
-"""RE2 patterns of licence headers, in order."""
-_NAMES = (
-    (r"\bapache\b.*\b2\b", "Apache-2.0"), (r"\bapache\b", "Apache-2.0"), (r"\b(?:agpl|affero)\b.*3", "AGPL-3.0"),
-    (r"\b(?:lgpl|lesser)\b.*2\.1", "LGPL-2.1"), (r"\b(?:lgpl|lesser)\b.*3", "LGPL-3.0"),
-    (r"\b(?:gplv?|gnu general public license)\W*(?:v|version)?\W*3", "GPL-3.0"),
-    (r"\b(?:gplv?|gnu general public license)\W*(?:v|version)?\W*2", "GPL-2.0"),
-    (r"\b(?:gfdl|gnu free documentation)\b.*1\.2", "GFDL-1.2"), (r"\b(?:gfdl|gnu free documentation)\b", "GFDL-1.3"),
-    (r"\bmpl\b.*2|mozilla public.*2", "MPL-2.0"), (r"\bbsd\b\W*2|simplified bsd", "BSD-2-Clause"),
-    (r"\bbsd\b\W*3|(?:new|modified|revised) bsd", "BSD-3-Clause"), (r"^bsd(?: licen[sc]e)?$", "BSD-3-Clause"),
-    (r"\bisc\b", "ISC"), (r"\bmit\b", "MIT"), (r"\bunlicense\b", "Unlicense"), (r"\bcc-?0\b", "CC0-1.0"),
-    (r"\bodc[- ]by\b", "ODC-By-1.0"), (r"\bodbl\b", "ODbL-1.0"),
-    (r"\b(?:psf|python software foundation)\b", "PSF-2.0"), (r"public domain|government works?", "public-domain"),
-)  # fmt: skip
+"""Patterns of licence headers in prose; texts that match several licences name none."""
 
 
 class LicenceSettings(Section):
     """Which licences may stay.
 
+    Of an expression joined by AND every part must pass, of one joined by OR any part; exceptions (WITH) are set aside.
+
     Attributes:
-        allow: SPDX identifiers, patterns (`CC-BY-*`) or `permissive`; empty: all.
+        allow: SPDX identifiers, patterns of one identifier (`CC-BY-SA-*`; `CC-BY-*` takes in NC and ND) or
+            `permissive`; empty: all.
         deny: the same; goes before `allow`.
-        unknown: what becomes of documents without a known licence when something is allowed or denied.
-        detect: look for what documents say themselves.
+        unknown: what becomes of documents without a known licence; by default `drop` where `allow` is set, else `keep`.
+        detect: look for SPDX tags in documents whose source states nothing.
+        detect_prose: also for licence headers and links to Creative Commons in what they say.
     """
 
     allow: list[str] = Field(default_factory=list)
     deny: list[str] = Field(default_factory=list)
-    unknown: Literal["keep", "drop"] = "keep"
+    unknown: Literal["keep", "drop"] | None = None
     detect: bool = True
+    detect_prose: bool = False
+
+    @property
+    def drops_unknown(self) -> bool:
+        """Whether documents without a known licence go."""
+        return bool(self.allow) if self.unknown is None else self.unknown == "drop"
 
     def verdict(self, licence: str | None) -> str | None:
         """None for a document that stays, else the reason."""
         if licence is None:
-            return "licence.unknown" if self.unknown == "drop" else None
-        if _named(licence, self.deny) or (self.allow and not _named(licence, self.allow)):
-            return f"licence.{licence}"
-        return None
-
-
-def _named(licence: str, patterns: Sequence[str]) -> bool:
-    every = [p for pattern in patterns for p in (PERMISSIVE if pattern == "permissive" else (pattern,))]
-    return any(fnmatch.fnmatchcase(licence.lower(), pattern.lower()) for pattern in every)
-
-
-def spdx_of(stated: str) -> str | None:
-    """The SPDX identifier of a licence as people write it; None when it is not known.
-
-    Args:
-        stated: `Apache License 2.0`, `cc-by-sa-4.0`, an address of Creative Commons, ...
-    """
-    text = " ".join(stated.split())
-    low = text.lower()
-    if link := re.search(_CC, low):
-        return _creative_commons(link["code"], link["version"], link["kind"] == "publicdomain")
-    written = re.search(r"\bcc[ -](by(?:[ -](?:nc|sa|nd))*)(?:[ -]v?(\d(?:\.\d)?))?", low)
-    if written:
-        version = written[2] or "4.0"
-        return _creative_commons(written[1].replace(" ", "-"), version if "." in version else f"{version}.0", False)
-    return next((name for pattern, name in _NAMES if re.search(pattern, low)), None)
-
-
-def _creative_commons(code: str, version: str, public: bool) -> str:
-    if public:
-        return "CC0-1.0" if code == "zero" else "public-domain"
-    return f"CC-{code.upper()}-{version}"
+            return "licence.unknown" if self.drops_unknown else None
+        return None if passes(licence, self.allow, self.deny) else f"licence.{licence}"
 
 
 def stated_licences(metadata: pa.Array) -> pa.Array:
@@ -117,37 +87,53 @@ def stated_licences(metadata: pa.Array) -> pa.Array:
     found = pa.nulls(len(metadata), pa.string())
     for key in ("licence", "license"):
         value = pc.map_lookup(metadata, pa.scalar(key), "first")
-        found = pc.coalesce(found, value)
-    return pc.if_else(pc.equal(pc.utf8_trim_whitespace(found), ""), pa.scalar(None, pa.string()), found)
+        blank = pc.equal(pc.utf8_trim_whitespace(value), "")
+        found = pc.coalesce(found, pc.if_else(blank, pa.scalar(None, pa.string()), value))
+    return found
 
 
-def detected_licences(texts: pa.Array) -> pa.Array:
-    """What documents say themselves: SPDX identifiers, string (N,), null where they say nothing."""
-    edges = pc.binary_join_element_wise(
-        pc.utf8_slice_codeunits(texts, 0, EDGE_CHARS), pc.utf8_slice_codeunits(texts, -EDGE_CHARS), "\n"
-    )
-    rows = pc.indices_nonzero(pc.match_substring_regex(edges, _HINT))  # few documents speak of a licence at all
-    found: list[str | None] = [None] * len(edges)
-    for row, licence in zip(rows.to_pylist(), _detected(edges.take(rows)).to_pylist(), strict=True):
-        found[row] = licence
+def detected_licences(texts: pa.Array, prose: bool = False) -> pa.Array:
+    """What documents say themselves: SPDX expressions, string (N,), null where they say nothing.
+
+    Args:
+        texts: string (N,).
+        prose: also take licence headers and links to Creative Commons, where there is no tag.
+    """
+    rows = pc.indices_nonzero(pc.match_substring_regex(texts, _HINT if prose else "(?i)spdx-license-identifier:"))
+    found: list[str | None] = [None] * len(texts)
+    for row, text in zip(rows.to_pylist(), texts.take(rows).to_pylist(), strict=True):
+        edges = _edges(text)
+        found[row] = _told_in_prose(edges) if prose and not _TAG.search(edges) else _tagged(edges)
     return pa.array(found, pa.string())
 
 
-def _detected(edges: pa.Array) -> pa.Array:
-    found = pc.struct_field(pc.extract_regex(edges, _SPDX), ["id"])
-    links = [None if link is None else spdx_of(f"creativecommons.org/{link['kind']}/{link['code']}/{link['version']}")
-             for link in pc.extract_regex(edges, f"(?i){_CC}").to_pylist()]  # fmt: skip
-    found = pc.coalesce(found, pa.array(links, pa.string()))
-    for pattern, name in HEADERS:
-        named = pc.if_else(pc.match_substring_regex(edges, pattern), name, pa.scalar(None, pa.string()))
-        found = pc.coalesce(found, named)
-    return found
+def _edges(text: str) -> str:
+    """The first and last characters of a text, lines that the cut parted left out."""
+    if len(text) <= 2 * EDGE_CHARS:
+        return text
+    return text[:EDGE_CHARS].rpartition("\n")[0] + "\n" + text[-EDGE_CHARS:].partition("\n")[2]
+
+
+def _tagged(text: str) -> str | None:
+    """The licence of SPDX tags on comment lines: all of them, joined by AND; None where one is no valid expression."""
+    trees = [parse(_CLOSERS.sub("", tag["id"].strip())) for tag in _TAG.finditer(text)]
+    names = list(dict.fromkeys(written(tree) for tree in trees if tree is not None))
+    if not names or None in trees:
+        return None
+    return spdx_of(" AND ".join(f"({name})" for name in names))
+
+
+def _told_in_prose(text: str) -> str | None:
+    links = {spdx_of(link) for link in _LINK.findall(text)}
+    names = links | {name for pattern, name in HEADERS if re.search(pattern, text, re.IGNORECASE)}
+    return names.pop() if len(names) == 1 else None
 
 
 class Licences(Block):
     """Say each document's licence, and drop those that may not stay.
 
-    Adds the attributes `licence` (SPDX) and `licence.from`; what a document says itself goes to its metadata.
+    Adds the attributes `licence` (SPDX) and `licence.from`; what a document says, its source being silent, goes to its
+    metadata.
 
     Args:
         settings: which may stay.
@@ -162,14 +148,17 @@ class Licences(Block):
     def apply(self, batch: pa.Table) -> pa.Table:
         """Judge a batch."""
         metadata = batch["metadata"].combine_chunks()
-        stated = _each(stated_licences(metadata), spdx_of)
-        nothing = pa.nulls(batch.num_rows, pa.string())
-        own = detected_licences(batch["text"].combine_chunks()) if self.settings.detect else nothing
-        licence = pc.coalesce(own, stated)
+        words = stated_licences(metadata)
+        stated, own = _each(words, spdx_of), pa.nulls(batch.num_rows, pa.string())
+        nothing = own
+        if self.settings.detect or self.settings.detect_prose:
+            silent = pc.if_else(pc.is_null(words), batch["text"].combine_chunks(), nothing)
+            own = detected_licences(silent, self.settings.detect_prose)
+        licence = pc.coalesce(stated, own)
         told = pc.if_else(pc.is_valid(own), "document", pc.if_else(pc.is_valid(stated), "source", nothing))
         batch = batch.append_column(LICENCE, licence).append_column(ORIGIN, told)
         batch = with_column(batch, "metadata", _with_licence(metadata, own))
-        if not (self.settings.allow or self.settings.deny or self.settings.unknown == "drop"):
+        if not (self.settings.allow or self.settings.deny or self.settings.drops_unknown):
             return batch
         return with_fate(batch, DROPPED, _each(licence, self.settings.verdict, nulls=True))
 
@@ -210,7 +199,7 @@ def filter_licences(files: Sequence[Path], work: Path, settings: LicenceSettings
 
     Args:
         files: Parquet documents.
-        work: the step's folder; gets `kept/`, `dropped/` (reason `licence.GPL-3.0`, `licence.unknown`) and
+        work: the step's folder; gets `kept/`, `dropped/` (reason `licence.GPL-3.0-only`, `licence.unknown`) and
             `attributes/`.
         settings: which may stay.
         workers: processes.

@@ -25,7 +25,7 @@ from filters.score_table import POLICY_KEY, SCORES_SCHEMA, Scorer
 from filters.scorer_causal import READ_CHARS_PER_TOKEN, CausalScorer, open_tokenizer, open_transformers, prefix_id
 from filters.scorer_kenlm import kenlm_digest
 from pipelines.block import ReadDocuments
-from pipelines.execute import SCRATCH, parts_of, run_blocks
+from pipelines.execute import SCRATCH, parts_of, run_blocks, with_rejected_inputs
 from pipelines.files import write_atomically
 from pipelines.journal import record
 from pipelines.manifest import Counts, digest_of
@@ -87,7 +87,8 @@ def score_perplexity(
     total = sum(row["documents"] for row in metrics.values())
     tokens = sum(row["scored_tokens"] for row in metrics.values())
     record("perplexity", documents=total, tokens=tokens, seconds=round(time.monotonic() - started, 3))
-    return Outcome(Counts(docs_in=total, kept=total), {"policy": policy_hash(policy), "domains": metrics})
+    counts = with_rejected_inputs(Counts(docs_in=total, kept=total), work)
+    return Outcome(counts, {"policy": policy_hash(policy), "domains": metrics})
 
 
 def policy_of(model: Path, settings: PerplexitySettings) -> dict[str, Any]:

@@ -48,8 +48,8 @@ def read_examples(
     """Read labelled documents.
 
     Args:
-        files: Parquet documents, labelled by a column `label` or by domain and source; JSON lines (.gz, .zst) with
-            `text` and `label`.
+        files: Parquet documents, labelled by a column `label` or by domain and source (rows without id or text are left
+            out); JSON lines (.gz, .zst) with `text` and `label`.
         normalise: brings texts to the form that the classifier reads.
         positive: domains or sources of good documents.
         negative: of bad ones; empty: all others.
@@ -98,6 +98,8 @@ def _by_origin(file: Path, positive: Sequence[str], negative: Sequence[str]) -> 
     except (pa.ArrowInvalid, OSError) as error:
         raise DataError(f"{file} is not readable Parquet: {error}") from None
     table = conform(read)
+    whole = pc.and_(pc.is_valid(table["id"]), pc.is_valid(table["text"]))
+    read, table = read.filter(whole), table.filter(whole)
     if "label" in read.column_names and not positive:
         return table["id"].to_pylist(), table["text"].combine_chunks(), _labels(read["label"].to_pylist(), file)
     good = _named(table, positive)

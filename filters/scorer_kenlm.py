@@ -82,7 +82,9 @@ def _load(model: str, pieces: str) -> tuple[Any, Any]:
     try:
         kenlm, sentencepiece = map(importlib.import_module, ("kenlm", "sentencepiece"))
     except ImportError:
-        raise MissingExtra("scorer kenlm needs kenlm and sentencepiece; run `pip install 'loam[kenlm]'`") from None
+        raise MissingExtra(
+            "scorer kenlm needs kenlm and sentencepiece; run `.venv/bin/pip install -e '.[kenlm]'`"
+        ) from None
     try:
         return kenlm.Model(model), sentencepiece.SentencePieceProcessor(model_file=pieces)
     except (OSError, RuntimeError) as error:

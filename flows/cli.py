@@ -75,3 +75,7 @@ def _fail(message: str, code: int) -> None:
     one_line = " ".join(message.split())
     print(f"loam: {one_line}", file=sys.stderr)
     sys.exit(code)
+
+
+if __name__ == "__main__":
+    main()

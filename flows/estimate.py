@@ -2,11 +2,11 @@
 
 An estimate and no more: sizes are those of the files that are here, else what publishers say; rates are those that
 docs/benchmarks.md has, of one core of one machine, and steps without a rate there (perplexity, which is the model's
-cost, masking, decontamination) are not counted. What filters will drop is not known: every step is counted for all the
-text.
+cost, exact duplicates, the comparison of signatures) are not counted. What filters will drop is not known: every step
+is counted for all the text.
 """
 
-from typing import Any
+from typing import Any, NamedTuple
 
 from flows.corpus import CorpusRecipe
 from flows.needs import Need, needs_of
@@ -18,12 +18,38 @@ BYTES_PER_TOKEN = 4.0  # of a 150,000-word tokenizer on English; Chinese has abo
 TEXT_OF_HTML = 0.1  # text in a page of the web, roughly
 COMPRESSED = {".gz": 3.0, ".tgz": 3.0, ".zst": 3.5, ".zstd": 3.5, ".parquet": 2.2, ".zip": 3.0}  # text bytes per byte
 MB = 1e6
-RATES = {  # bytes per second of one core, of HTML for extraction and of text for the rest; docs/benchmarks.md, "Text"
-    "extract": 60 * MB,
-    "language": 25.7 * MB,
-    "filter": 14 * MB,
-    "near duplicates": 46.4 * MB,
-    "tokenize": 3.25 * MB,
+PAGE_BYTES = 190.3 * MB / 1660  # HTML of a page: those that the rate of extraction was taken on
+
+
+class Rate(NamedTuple):
+    """What one core does in a second, in the words of docs/benchmarks.md.
+
+    Attributes:
+        number: how many.
+        unit: of what.
+        unit_bytes: bytes of one of them, of HTML for extraction and of text for the rest.
+    """
+
+    number: float
+    unit: str = "MB/s"
+    unit_bytes: float = MB
+
+    def __str__(self) -> str:
+        return f"{self.number:g} {self.unit}"
+
+    def hours(self, size_bytes: float) -> float:
+        """Of one core, for so many bytes."""
+        return round(size_bytes / (self.number * self.unit_bytes) / 3600, 3)
+
+
+RATES = {
+    "extract": Rate(153, "pages per CPU second", PAGE_BYTES),  # by the whole verb
+    "language": Rate(5.2),
+    "filter": Rate(10.4),  # all rule sets
+    "near duplicates": Rate(41.6),  # signatures
+    "personal data": Rate(46.4),
+    "evaluation items": Rate(25.6, "MB per CPU second"),
+    "tokenize": Rate(11.7, "MB per CPU second"),  # Qwen
 }
 
 
@@ -38,8 +64,7 @@ def cost_of(recipe: BuildRecipe) -> dict[str, Any]:
     known = {name: size for name, size in sources.items() if size is not None}
     text = sum(known.values())
     pages = sum(size for name, size in known.items() if recipe.sources[name].kind in ("warc", "html"))
-    hours = {step: round(text / rate / 3600, 3) for step, rate in RATES.items() if step != "extract"}
-    hours = {"extract": round(pages / TEXT_OF_HTML / RATES["extract"] / 3600, 3)} | hours
+    hours = {step: rate.hours(pages / TEXT_OF_HTML if step == "extract" else text) for step, rate in RATES.items()}
     return {
         "sources": {
             name: None if size is None else {"text_bytes": round(size), "tokens": round(size / BYTES_PER_TOKEN)}

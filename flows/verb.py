@@ -3,6 +3,7 @@
 import functools
 import inspect
 import json
+import os
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any
@@ -19,7 +20,14 @@ from pipelines.store import Outcome, parents_from_files, perform
 Inputs = Annotated[list[str], typer.Argument(metavar="INPUT...", help="Paths, folders or globs.")]
 Out = Annotated[Path, typer.Option("--out", "-o", help="Folder for the outputs; manifest.json is written last.")]
 Workers = Annotated[
-    int, typer.Option("--workers", "-w", min=0, help="Processes (0: one per core in runs); never changes a byte.")
+    int,
+    typer.Option(
+        "--workers",
+        "-w",
+        min=0,
+        callback=lambda count: count or os.cpu_count() or 1,
+        help="Processes (0: one per core); never changes a byte.",
+    ),
 ]
 Sets = Annotated[list[str] | None, typer.Option("--set", help="A setting, key.key=value (repeatable).")]
 Executor = Annotated[

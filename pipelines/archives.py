@@ -177,7 +177,7 @@ def reason_of(error: BaseException) -> str:
 
 def is_archive(path: Path) -> bool:
     """Whether the name says tar or zip."""
-    return path.name.lower().endswith((".tar", ".tar.gz", ".tgz", ".tar.zst", ".zip"))
+    return path.name.lower().endswith((".tar", ".tar.gz", ".tgz", ".tar.zst", ".tar.zstd", ".zip"))
 
 
 def members_of(

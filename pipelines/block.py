@@ -156,4 +156,5 @@ class _PartFile:
 
     def _open(self, schema: pa.Schema) -> None:
         self.path.parent.mkdir(parents=True, exist_ok=True)
+        self.temporary.unlink(missing_ok=True)  # a writer that failed in this process may hold it, and end it late
         self.writer = pq.ParquetWriter(self.temporary, schema, compression="zstd")

@@ -1,9 +1,10 @@
 """Clusters of duplicates, and which document of a cluster stays.
 
-Documents are first put in order of rank (settled, priority, preference, id, content), and everything after works on
-ranks: the document that stays is the one of lowest rank, so that neither the order of the input nor the number of
-workers can change the result. Pairs are joined as they are found and never stored: a forest of parents (union-find:
-Tarjan 1975, doi:10.1145/321879.321884) and each document's best match are all that is kept, 24 bytes a document.
+Documents are first put in order of rank (settled, priority, preference, id, content, then url and origin), and
+everything after works on ranks: the document that stays is the one of lowest rank, so that neither the order of the
+input nor the number of workers can change the result. Pairs are joined as they are found and never stored: a forest of
+parents (union-find: Tarjan 1975, doi:10.1145/321879.321884) and each document's best match are all that is kept, 24
+bytes a document.
 
 Legend of suffixes: N documents in order of rank, E pairs.
 """
@@ -23,7 +24,7 @@ def rank_order(documents: pa.Table) -> np.ndarray:
     Args:
         documents: columns `settled` (bool; settled documents come first), `priority` (int32, lower is better),
             `preference` (float64, higher is better, null is worst), `id`, `key_0`, `key_1` (uint64; they decide between
-            two documents of one id).
+            two documents of one id), `tie` (uint64; decides between two that are equal in all of these).
 
     Returns:
         int64 (N,) row numbers.
@@ -34,7 +35,7 @@ def rank_order(documents: pa.Table) -> np.ndarray:
             "unsettled": pc.invert(documents["settled"]).cast(pa.uint8()),
             "priority": documents["priority"],
             "worse": pc.negate(pc.if_else(pc.is_nan(preference), -np.inf, preference)),
-            **{name: documents[name] for name in ("id", "key_0", "key_1")},
+            **{name: documents[name] for name in ("id", "key_0", "key_1", "tie")},
         }
     )
     order = pc.sort_indices(table, sort_keys=[(name, "ascending") for name in table.column_names])

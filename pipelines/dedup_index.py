@@ -21,7 +21,7 @@ from pipelines.errors import DataError
 from pipelines.files import sha256_of, write_atomically
 from pipelines.signatures import SignatureFile, columns_of, open_signatures
 
-VERSION = 2
+VERSION = 3
 DESCRIPTION = "index.json"
 
 

@@ -86,6 +86,23 @@ def _cast(column: pa.ChunkedArray, kind: pa.DataType) -> pa.ChunkedArray:
     return column.cast(kind)
 
 
+def reject_nulls(table: pa.Table, name: str, row: int = 0) -> pa.Table:
+    """Reject rows of a stream without text (`no_text`) or without id (`no_id`): no document may have a null there.
+
+    Args:
+        table: as `conform` makes it.
+        name: of the file, for the ids of rows that have none: `name/row`.
+        row: number of the first row in the file.
+    """
+    no_text, no_id = pc.is_null(table["text"]), pc.is_null(table["id"])
+    if table["id"].null_count:
+        places = pa.array([f"{name}/{number}" for number in range(row, row + table.num_rows)], pa.string())
+        table = with_column(table, "id", pc.if_else(no_id, places, table["id"]))
+    table = with_column(table, "text", pc.fill_null(table["text"], ""))
+    reasons = pc.if_else(no_text, "no_text", pc.if_else(no_id, "no_id", pa.scalar(None, pa.string())))
+    return with_fate(table, REJECTED, reasons)
+
+
 def table_of(documents: Iterable[Document | Mapping[str, Any]]) -> pa.Table:
     """Build a stream table from datatrove documents or from plain mappings.
 

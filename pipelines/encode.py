@@ -27,7 +27,7 @@ from pydantic import Field
 from pipelines.block import ReadDocuments
 from pipelines.encoder import SPOT_CHECK, Encoder, Engine
 from pipelines.errors import DataError
-from pipelines.execute import SCRATCH, parts_of, run_blocks
+from pipelines.execute import SCRATCH, parts_of, run_blocks, with_rejected_inputs
 from pipelines.files import write_atomically
 from pipelines.fim import FillInTheMiddle, FimSettings, make_special
 from pipelines.indexed import token_dtype
@@ -365,7 +365,8 @@ def _merged(
         "documents_cut": sum(tally["cut"] for tally in tallies),
         "documents_fim": sum(tally["fim"] for tally in tallies),
     }  # fmt: skip
-    return Outcome(Counts(docs_in=documents, kept=documents - sum(gone.values()), dropped=gone), metrics)
+    counts = Counts(docs_in=documents, kept=documents - sum(gone.values()), dropped=gone)
+    return Outcome(with_rejected_inputs(counts, work), metrics)
 
 
 def _held_out(settings: EncodeSettings, hash_D: np.ndarray) -> np.ndarray:

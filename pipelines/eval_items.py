@@ -141,7 +141,7 @@ def _strings(
 def _items(path: Path) -> Iterator[tuple[str, Mapping[str, Any]]]:
     """Name (empty: its number) and fields of every item of a file or an archive."""
     kind = path.name.lower()
-    for suffix in (".gz", ".zst"):
+    for suffix in (".gz", ".zst", ".zstd"):
         kind = kind.removesuffix(suffix)
     try:
         for member, stream in members_of(path):

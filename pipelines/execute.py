@@ -69,9 +69,22 @@ def count_documents(out: Path, kept: str = "kept") -> Counts:
     return Counts(docs_in=total, kept=alive, dropped=reasons["dropped"], rejected=reasons["rejects"])
 
 
-def _reasons(folder: Path) -> dict[str, int]:
+def with_rejected_inputs(counts: Counts, work: Path) -> Counts:
+    """Add the records of a verb's inputs that could not be read to counts that were not taken by `count_documents`.
+
+    Args:
+        counts: of the documents that could be read.
+        work: the step's folder, with `rejects/input-*.parquet` if `inputs.as_documents` wrote them.
+    """
+    unread = _reasons(work / "rejects", "input-*.parquet")
+    rejected = dict(sorted((Counter(counts.rejected) + Counter(unread)).items()))
+    total = counts.docs_in + sum(unread.values())
+    return Counts(docs_in=total, kept=counts.kept, dropped=counts.dropped, rejected=rejected)
+
+
+def _reasons(folder: Path, names: str = "*.parquet") -> dict[str, int]:
     found: Counter[str] = Counter()
-    for path in sorted(folder.rglob("*.parquet")):
+    for path in sorted(folder.rglob(names)):
         for entry in pc.value_counts(pq.read_table(path, columns=["reason"])["reason"]).to_pylist():
             found[entry["values"]] += entry["counts"]
     return dict(sorted(found.items()))

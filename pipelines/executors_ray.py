@@ -5,8 +5,8 @@ the kernel has killed; here a rank is a plain Ray task, which Ray starts again. 
 datatrove's. Ray is told not to report home. Source: Ray 2.60, "Task fault tolerance".
 """
 
-import logging
 import importlib
+import logging
 import os
 from collections import deque
 from collections.abc import Sequence
@@ -108,7 +108,9 @@ def _connected(settings: RayExecutor) -> Any:
     try:
         ray = importlib.import_module("ray")
     except ImportError:
-        raise MissingExtra("executor: ray needs Ray, which is not installed: pip install 'loam[ray]'") from None
+        raise MissingExtra(
+            "executor: ray needs Ray, which is not installed: .venv/bin/pip install -e '.[ray]'"
+        ) from None
     if not ray.is_initialized():
         local: dict[str, Any] = {
             "num_cpus": (settings.workers or os.cpu_count() or 1) * settings.cpus_per_task,

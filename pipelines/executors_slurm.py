@@ -161,27 +161,31 @@ class SlurmRanks(QuietRanks, SlurmPipelineExecutor):
         return next(found, None)
 
     def _wait(self, job: str) -> dict[str, str]:
-        """Wait until no task of the array is in the queue; the last state of each."""
+        """Wait until no task of the array is in the queue; the last state of each, as far as Slurm still knows it.
+
+        A queue without the array is asked once more: a job just submitted may not be listed yet.
+        """
         record("slurm", job=job, name=self.job_name)
         if console.is_terminal:
             console.print(f"[dim]Slurm job {job} ({self.job_name}); `scancel {job}` stops it[/dim]", highlight=False)
-        pause = 0.25
+        pause, before = 0.25, None
         while True:
             tasks = self._queue().get(job, {})
-            if all(state in OVER for state, _ in tasks.values()):
+            if all(state in OVER for state, _ in tasks.values()) and (tasks or before == {}):
                 return {task: state for task, (state, _) in tasks.items()}
             if stuck := next((reason for _, reason in tasks.values() if reason in STUCK), None):
                 raise StepError(
                     f"{self.label}: Slurm will never start job {job} ({stuck}); `scancel {job}`, "
                     "then change executor in the recipe and run again"
                 )
+            before = tasks
             time.sleep(pause)
             pause = min(LONGEST_POLL_S, pause * 1.3)
 
     def _still_missing(self, states: dict[str, str]) -> list[int]:
-        """Ranks without a marker; looked for again where Slurm says that all went well, since files travel slowly."""
+        """Ranks without a marker; looked for again unless Slurm says that a task failed, since files travel slowly."""
         patience = time.monotonic() + FILE_PATIENCE_S
-        while (missing := self.get_incomplete_ranks()) and set(states.values()) == {"COMPLETED"}:
+        while (missing := self.get_incomplete_ranks()) and set(states.values()) <= {"COMPLETED"}:
             if time.monotonic() > patience:
                 break
             time.sleep(1)

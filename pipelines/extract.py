@@ -11,17 +11,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-import pyarrow as pa
 from datatrove.data import Document
 from pydantic import Field
 
-from pipelines.block import Block, WriteDocuments
+from pipelines.block import WriteDocuments
 from pipelines.charset import decode
-from pipelines.document import DROPPED, REJECTED, with_column, with_fate
+from pipelines.document import DROPPED, REJECTED
 from pipelines.errors import DataError
 from pipelines.execute import count_documents, run_blocks
-from pipelines.extract_engine import Bounds, extract_here, extractor
-from pipelines.extract_guard import BATCH_CHARS, BATCH_PAGES, Guard
+from pipelines.extract_engine import Bounds, extractor
+from pipelines.extract_guard import BATCH_CHARS, BATCH_PAGES, Guard, guard_of
 from pipelines.inputs import Batches
 from pipelines.locations import common_root
 from pipelines.normalize import Normalize
@@ -62,38 +61,6 @@ class ExtractSettings(Section):
                       self.max_page_cpu_s, self.max_page_memory)  # fmt: skip
 
 
-def extract_text(html: str, settings: ExtractSettings) -> tuple[str, str | None]:
-    """The main text of a page that is trusted, in this process.
-
-    Returns:
-        text, and why there is none.
-    """
-    text, _, reason = extract_here(html, settings.bounds())
-    return text, reason
-
-
-class ExtractHtml(Block):
-    """Replace HTML in `text` by its main text; for HTML that came in a column, say of JSON Lines."""
-
-    name = "extract"
-
-    def __init__(self, settings: ExtractSettings) -> None:
-        super().__init__()
-        self.settings = settings
-
-    def apply(self, batch: pa.Table) -> pa.Table:
-        """Extract every row; rows that give no text are rejected."""
-        pages, bound = batch["text"].to_pylist(), self.settings.max_page_bytes
-        guard = Guard(self.settings.bounds())
-        try:
-            found = list(guard.extract([html if len(html) <= bound else "" for html in pages]))
-        finally:
-            guard.close()
-        reasons = ["too_large" if len(html) > bound else row[2] for html, row in zip(pages, found, strict=True)]
-        batch = with_column(batch, "text", pa.array([row[0] for row in found], pa.string()))
-        return with_fate(batch, REJECTED, pa.array(reasons, pa.string()))
-
-
 class PageReader(RawReader):
     """datatrove reader of WARC, WET, ARC and HTML(.gz) files that yields extracted text.
 
@@ -112,22 +79,19 @@ class PageReader(RawReader):
 
     def read_file(self, path: Path, name: str, split: Split) -> Iterator[Document]:
         """Yield a document per page; what is no HTML is dropped, what cannot be read is rejected."""
-        guard = Guard(self.settings.bounds())
+        guard = guard_of(self.settings.bounds())
         waiting: list[_Opened] = []
         chars = 0
-        try:
-            for page in read_pages(path, self.settings.max_page_bytes, split, self.reading.members):
-                waiting.append(opened := _opened(page, self.reading.encoding))
-                chars += len(opened.html or "")
-                if len(waiting) >= BATCH_PAGES or chars >= BATCH_CHARS:
-                    yield from self._documents(waiting, guard, name)
-                    waiting, chars = [], 0
-            yield from self._documents(waiting, guard, name)
-        finally:
-            guard.close()
+        for page in read_pages(path, self.settings.max_page_bytes, split, self.reading.members):
+            waiting.append(opened := _opened(page, self.reading.encoding))
+            chars += len(opened.html or "")
+            if len(waiting) >= BATCH_PAGES or chars >= BATCH_CHARS:
+                yield from self._documents(waiting, guard, name)
+                waiting, chars = [], 0
+        yield from self._documents(waiting, guard, name)
 
     def _documents(self, waiting: Sequence["_Opened"], guard: Guard, name: str) -> Iterator[Document]:
-        found = guard.extract([opened.html for opened in waiting if opened.html is not None])
+        found = iter(guard.extract([opened.html for opened in waiting if opened.html is not None]))
         for opened in waiting:
             text, title, problem = (opened.text, "", opened.problem) if opened.html is None else next(found)
             page, fate = opened.page, opened.fate

@@ -2,23 +2,28 @@
 
 A page that hangs or explodes a parser kills the child, never the run: it is rejected with a reason, and a new child
 goes on with the next page. The bound is processor time, not a clock, and far above what a page needs (30 s for 3 ms),
-so that a busy machine gives the same text. Pages travel in batches through pipes.
+so that a busy machine gives the same text. Pages travel in batches through pipes. A child takes half a second to
+start, so that a process keeps one for all the files that it reads.
 """
 
+import atexit
 import contextlib
+import io
 import os
 import resource
 import signal
 import struct
 import subprocess
 import sys
-from collections.abc import Iterator, Sequence
+import threading
+from collections.abc import Sequence
 from pathlib import Path
 from typing import IO
 
 from pipelines.extract_engine import Bounds, Result, extract_here, extractor
 
 BATCH_PAGES, BATCH_CHARS = 64, 8_000_000
+CHILD_PAGES = 10_000  # then a new child: what libraries gather must not count against the memory of later pages
 WARM = "<html><body><p>one</p></body></html>"
 ONE_THREAD = {"OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1"}  # threads map memory that the bound would count
 LENGTHS = struct.Struct("<III")
@@ -30,27 +35,47 @@ class Guard:
 
     Args:
         bounds: of every page.
+
+    Attributes:
+        bounds: of every page.
+        child: the process that runs now.
+        starts: how many children were started.
     """
 
     def __init__(self, bounds: Bounds) -> None:
         self.bounds = bounds
         self.child: subprocess.Popen[bytes] | None = None
+        self.starts = 0
+        self._pages = 0  # of this child
+        self._alone = threading.Lock()
 
-    def extract(self, pages: Sequence[str]) -> Iterator[Result]:
-        """Results of a batch of pages, in order."""
-        done = 0
-        while done < len(pages):
+    def extract(self, pages: Sequence[str]) -> list[Result]:
+        """Results of a batch of pages, in order; nothing of it stays in the pipes, for others use the child too."""
+        with self._alone:
+            try:
+                return self._extract(pages)
+            except BaseException:  # interrupted: the answers that are still to come must not be taken for others
+                if self.child is not None:
+                    self.child.kill()
+                self.close()
+                raise
+
+    def _extract(self, pages: Sequence[str]) -> list[Result]:
+        found: list[Result] = []
+        while len(found) < len(pages):
             child = self._started()
             with contextlib.suppress(BrokenPipeError):  # it died while it read: the results say where
-                _send(child.stdin, pages[done:])
-            while done < len(pages) and (result := _received(child.stdout)) is not None:
-                yield result
-                done += 1
-            if done < len(pages):
-                yield "", "", self._verdict(child)
-                done += 1
+                _send(child.stdin, pages[len(found) :])
+            while len(found) < len(pages) and (result := _received(child.stdout)) is not None:
+                found.append(result)
+                self._pages += 1
+            if len(found) < len(pages):
+                found.append(("", "", self._verdict(child)))
+        return found
 
     def _started(self) -> subprocess.Popen[bytes]:
+        if self.child is not None and (self._pages >= CHILD_PAGES or self.child.poll() is not None):
+            self.close()  # old, or killed from outside between two batches, which is no page's fault
         if self.child is None:
             command = [sys.executable, "-m", "pipelines.extract_child", *map(str, _arguments(self.bounds))]
             self.child = subprocess.Popen(
@@ -60,6 +85,8 @@ class Guard:
                 cwd=Path(__file__).parents[1],
                 env=os.environ | ONE_THREAD,
             )
+            self.starts += 1
+            self._pages = 0
         return self.child
 
     def _verdict(self, child: subprocess.Popen[bytes]) -> str:
@@ -75,6 +102,38 @@ class Guard:
                         pipe.close()
             self.child.wait()
             self.child = None
+
+    def forget(self) -> None:
+        """Let go of the child of the process that this one was forked from: of its pipes, without a byte in them."""
+        if self.child is not None:
+            for pipe in (self.child.stdin, self.child.stdout):
+                if isinstance(pipe, io.BufferedReader | io.BufferedWriter):
+                    pipe.raw.close()
+            self.child.returncode = 0  # not ours to wait for
+            self.child = None
+
+
+_guards: dict[Bounds, Guard] = {}
+
+
+def guard_of(bounds: Bounds) -> Guard:
+    """The guard of this process for these bounds, whose child lives until the process ends."""
+    return _guards.setdefault(bounds, Guard(bounds))
+
+
+def _close_all() -> None:
+    for guard in _guards.values():
+        guard.close()
+
+
+def _forget_all() -> None:
+    for guard in _guards.values():
+        guard.forget()
+    _guards.clear()
+
+
+atexit.register(_close_all)
+os.register_at_fork(after_in_child=_forget_all)
 
 
 def _arguments(bounds: Bounds) -> list[str | int]:

@@ -1,7 +1,7 @@
 """Inputs: which reader reads which file, and how files that a user gives to a verb become Parquet documents.
 
-Parquet on this disk passes as it is, unless it is so big that several tasks should share it; everything else is read
-once, into the step's scratch folder, in parts that depend on the files alone.
+Parquet on this disk passes as it is, unless it is so big that several tasks should share it, or holds rows without id
+or text; everything else is read once, into the step's scratch folder, in parts that depend on the files alone.
 """
 
 import contextlib
@@ -17,25 +17,25 @@ from datatrove.pipeline.base import PipelineStep
 
 from pipelines.archives import is_archive, open_raw
 from pipelines.block import BATCH_BYTES, BATCH_ROWS, WriteDocuments
-from pipelines.document import STREAM, conform, table_of
+from pipelines.document import STREAM, conform, reject_nulls, table_of
 from pipelines.errors import DataError
 from pipelines.execute import SCRATCH, run_blocks
-from pipelines.locations import RemoteFile, common_root, location
+from pipelines.locations import RemoteFile, below, common_root, location
 from pipelines.readers import JsonReader, RawReader, Reading, TextReader
 from pipelines.splits import Split, by_batch, by_row_group, splits_of
-from pipelines.table_readers import ArrowReader, CsvReader, ParquetReader, arrow_batches, parquet_batches
+from pipelines.table_readers import ArrowReader, CsvReader, ParquetReader, arrow_batches, has_nulls, parquet_batches
 from pipelines.warc import is_arc, is_warc
 
 FORMATS = (
     ("parquet", r"\.(parquet|pq)$"),
     ("arrow", r"\.(arrow|feather|ipc|arrows)$"),
-    ("jsonl", r"\.(jsonl|ndjson)(\.gz|\.zst)?$"),
-    ("json", r"\.json(\.gz|\.zst)?$"),
-    ("csv", r"\.(csv|tsv)(\.gz|\.zst)?$"),
-    ("html", r"\.x?html?(\.gz|\.zst)?$"),
-    ("text", r"\.(txt|md|rst|tex)(\.gz|\.zst)?$"),
+    ("jsonl", r"\.(jsonl|ndjson)(\.gz|\.zstd?)?$"),
+    ("json", r"\.json(\.gz|\.zstd?)?$"),
+    ("csv", r"\.(csv|tsv)(\.gz|\.zstd?)?$"),
+    ("html", r"\.x?html?(\.gz|\.zstd?)?$"),
+    ("text", r"\.(txt|md|rst|tex)(\.gz|\.zstd?)?$"),
 )
-TAKEN = "Parquet, Arrow, JSON Lines, CSV, .txt or .md (plain, .gz, .zst), or a .zip or .tar of them"
+TAKEN = "Parquet, Arrow, JSON Lines, CSV, .txt or .md (plain, .gz, .zst, .zstd), or a .zip or .tar of them"
 
 
 def format_of(path: Path) -> str | None:
@@ -70,24 +70,28 @@ class ReadTables(PipelineStep):
 
     Args:
         files: Parquet or Arrow IPC, with columns `id` and `text`.
+        root: folder that the names of rows without an id are relative to.
     """
 
     type = "reader"
     name = "tables"
 
-    def __init__(self, files: Sequence[Path]) -> None:
+    def __init__(self, files: Sequence[Path], root: Path) -> None:
         super().__init__()
+        self.root = str(root)
         planners = {"parquet": by_row_group, "arrow": by_batch}
         self.tasks = [(str(file), split) for file in files
                       for split in splits_of(file, planners[format_of(file) or ""])]  # fmt: skip
 
     def run(self, data: object = None, rank: int = 0, world_size: int = 1) -> Iterator[pa.Table]:
-        """Yield stream tables."""
+        """Yield stream tables; rows without id or text are rejected."""
         file, split = self.tasks[rank]
         path = location(file)
+        name, row = below(path, location(self.root)), split.row
         batches = parquet_batches if format_of(path) == "parquet" else arrow_batches
         for batch in batches(path, split):
-            yield conform(pa.Table.from_batches([batch]), STREAM)
+            yield reject_nulls(conform(pa.Table.from_batches([batch]), STREAM), name, row)
+            row += batch.num_rows
 
 
 class Batches(PipelineStep):
@@ -134,12 +138,12 @@ class ReadEach(PipelineStep):
 
 
 def as_documents(files: Sequence[Path], work: Path, workers: int = 1) -> list[Path]:
-    """Make Parquet documents of files given by a user; Parquet on this disk passes as it is, unless it is big.
+    """Make Parquet documents of files given by a user; whole and small Parquet on this disk passes as it is.
 
     The others become `work/.scratch/inputs/documents/part-NNNNN.parquet`, numbered by their place in `files`
-    (`part-NNNNN-MMM` where a big one is read by several tasks); records that cannot be read go to
-    `work/rejects/input-NNNNN.parquet`, where `execute.count_documents` finds and counts them. Calling again
-    after a kill resumes.
+    (`part-NNNNN-MMM` where a big one is read by several tasks); records that cannot be read, and rows
+    without id or text, go to `work/rejects/input-NNNNN.parquet`, where `execute.count_documents` and
+    `execute.with_rejected_inputs` find and count them. Calling again after a kill resumes.
 
     Raises:
         DataError: a file is missing, or its name speaks of no format that holds documents.
@@ -175,9 +179,9 @@ def _reader_of(file: Path, root: Path) -> RawReader | ReadTables | None:
         raise DataError(f"{file}: expected {TAKEN}{more}")
     if kind in ("parquet", "arrow"):
         open_raw(file).close()
-        tables = ReadTables([file])
+        tables = ReadTables([file], root)
         passes = kind == "parquet" and len(tables.tasks) == 1 and not isinstance(file, RemoteFile)
-        return None if passes else tables
+        return None if passes and not has_nulls(file, ("id", "text")) else tables
     open_raw(file).close()
     return reader_for(kind, [file], root, reading)
 

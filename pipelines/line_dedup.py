@@ -1,9 +1,10 @@
 """Lines and paragraphs that occur more than once in a corpus: every copy but the first is cut out.
 
-Lines are compared by 128 bits of their normalized form, grouped range by range, so that memory does not grow with the
-number of lines. The first copy is the one in the document of lowest rank, and the first within it: the order of the
-input does not matter. A line of fewer than `min_bytes` is left alone, because short lines repeat by chance. Source: the
-paragraph deduplication of CCNet (arXiv:1911.00359), and DCLM's share of duplicates from which a document is dropped.
+Lines are compared by 128 bits of their normalized form, grouped range by range, so that one byte is held for each line
+(and for documents and spans what `removal.SpanFiles` says). The first copy is the one in the document of lowest rank,
+and the first within it: the order of the input does not matter. A line of fewer than `min_bytes` is left alone, because
+short lines repeat by chance. Source: the paragraph deduplication of CCNet (arXiv:1911.00359), and DCLM's share of
+duplicates from which a document is dropped.
 
 Legend of suffixes: B bytes, N documents, L lines of a corpus, those of an index first; M members of groups.
 """
@@ -20,7 +21,7 @@ from pipelines.compiled import kernel
 from pipelines.dedup_decide import Corpus
 from pipelines.dedup_index import describe_index, link, open_index, start_index
 from pipelines.dedup_settings import DedupSettings
-from pipelines.execute import SCRATCH, run_blocks
+from pipelines.execute import run_blocks
 from pipelines.key_groups import key_groups
 from pipelines.removal import SpanFiles, Spans, remove
 from pipelines.shingles import GROWTH, code_points, collapse, is_space, simplify, utf8_buffers, xxh64
@@ -128,11 +129,13 @@ def dedup_lines(
     run_blocks(pipeline, len(files), work, workers, "sign")
     shards = [open_signatures(signer.file(rank)) for rank in range(len(files))]
     corpus = Corpus.of(indexed, shards)
-    spans = SpanFiles(work / SCRATCH / "spans", corpus)
-    metrics = _find(corpus, [_lines_of(file) for file in corpus.files], spans)
-    if settings.lines.drop_share < 1:
-        spans.settle(settings.lines.drop_share, cut=True)
-    outcome, dropped = remove(files, work, spans, "duplicate_lines", workers, metrics)
+    spans = SpanFiles(work, corpus)
+    if spans.begin():
+        metrics = _find(corpus, [_lines_of(file) for file in corpus.files], spans)
+        if settings.lines.drop_share < 1:
+            spans.settle(settings.lines.drop_share, cut=True)
+        spans.finish(metrics)
+    outcome, dropped = remove(files, work, spans, "duplicate_lines", workers)
     _write_index(work / "index", indexed, shards, dropped, settings)
     return outcome
 

@@ -5,13 +5,17 @@ each shard, and are merged when the shard is read again; a cut never splits a wo
 words, and takes the white space behind it along, so that nothing is left of a passage. Where documents are to be
 dropped as a whole, they are taken in order of rank, and a copy in a dropped one does not count: no passage is lost.
 
+The one choice that matters for a killed run: spans are found under another name and appear whole, by rename, then never
+change; what each shard's removal leaves lies apart from them. So shards that were done before the kill stay valid.
+
 Legend of suffixes: B bytes, N documents, E spans.
 """
 
+import json
 import shutil
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import pyarrow as pa
@@ -23,7 +27,8 @@ from pipelines.clusters import rank_order
 from pipelines.compiled import kernel
 from pipelines.dedup_decide import CLUSTERS, Corpus, write_clusters
 from pipelines.document import DROPPED, with_column, with_fate
-from pipelines.execute import transform
+from pipelines.execute import SCRATCH, transform
+from pipelines.files import write_atomically
 from pipelines.shingles import ALONE, DIGIT, IGNORED, LETTER, code_points, decode, is_space, kind_of, utf8_buffers
 from pipelines.store import Outcome
 
@@ -36,6 +41,7 @@ SPANS = pa.schema(
     ]
 )
 WIDTH = 4  # numbers of a span on disk: row in the shard, first byte, end byte, rank of the source
+FOUND = "found.json"  # what the search reported
 
 
 class Spans(NamedTuple):
@@ -55,28 +61,49 @@ class Spans(NamedTuple):
 
 
 class SpanFiles:
-    """One file of spans for each shard.
+    """One file of spans for each shard, written between `begin` and `finish`.
+
+    Texts are never held, but memory grows with the documents and the spans: about 110 bytes for each document (with ids
+    of 30 bytes) while they are ranked and 16 from then on; up to 200 for each span of one shard; and in `settle` about
+    130 for each span of the corpus.
 
     Args:
-        folder: where they lie.
+        work: folder of the step.
         corpus: whose shards; files of indexes have none.
 
     Attributes:
+        folder: where the finished files lie.
         order: int64 (N,), rows of the corpus by rank.
         ranks: int64 (N,), rank of each row.
     """
 
-    def __init__(self, folder: Path, corpus: Corpus) -> None:
-        self.folder = folder
+    def __init__(self, work: Path, corpus: Corpus) -> None:
+        self.folder = work / SCRATCH / "spans"
+        self.draft = work / SCRATCH / "spans.tmp"
         self.corpus = corpus
         self.order = rank_order(corpus.light(np.arange(int(corpus.bases[-1]))))
         self.ranks = np.empty(len(self.order), np.int64)
         self.ranks[self.order] = np.arange(len(self.order))
         self.bases = corpus.bases[corpus.indexes :]
-        shutil.rmtree(folder, ignore_errors=True)
-        folder.mkdir(parents=True)
+
+    def begin(self) -> bool:
+        """Begin anew, with no spans; False when a killed run has finished: its spans hold, and tasks may read them."""
+        if self.folder.is_dir():
+            return False
+        shutil.rmtree(self.draft, ignore_errors=True)
+        self.draft.mkdir(parents=True)
         for rank in range(len(self.bases) - 1):
-            span_file(folder, rank).write_bytes(b"")
+            span_file(self.draft, rank).write_bytes(b"")
+        return True
+
+    def finish(self, metrics: dict[str, int]) -> None:
+        """Make the spans, and what to report of them, final."""
+        write_atomically(self.draft / FOUND, json.dumps(metrics).encode())
+        self.draft.replace(self.folder)
+
+    def metrics(self) -> dict[str, int]:
+        """What the search reported, now or before the kill."""
+        return json.loads((self.folder / FOUND).read_text(encoding="utf-8"))
 
     def append(self, spans: Spans) -> None:
         """Add spans of any shards."""
@@ -84,7 +111,7 @@ class SpanFiles:
         for shard in np.unique(shards):
             here = shards == shard
             columns = (spans.rows[here] - self.bases[shard], spans.starts[here], spans.ends[here], spans.sources[here])
-            with span_file(self.folder, int(shard)).open("ab") as file:
+            with span_file(self.draft, int(shard)).open("ab") as file:
                 np.stack(columns, axis=1).astype(np.int64).tofile(file)
 
     def settle(self, drop_share: float, cut: bool) -> None:
@@ -94,7 +121,7 @@ class SpanFiles:
             drop_share: of its bytes.
             cut: whether spans of documents that stay are to be cut out.
         """
-        shards = [read_spans(self.folder, rank) for rank in range(len(self.bases) - 1)]
+        shards = [read_spans(self.draft, rank) for rank in range(len(self.bases) - 1)]
         every = np.concatenate([np.zeros((0, WIDTH), np.int64), *shards])
         firsts = np.repeat(self.bases[:-1], [len(spans) for spans in shards])
         takers = self.ranks[every[:, 0] + firsts]
@@ -105,8 +132,8 @@ class SpanFiles:
         alive = ~gone[every[:, 3]] & (gone[takers] | cut)
         cuts = np.cumsum([0, *(len(spans) for spans in shards)])
         for rank, spans in enumerate(shards):
-            np.save(_gone_file(self.folder, rank), gone[self.ranks[self.bases[rank] : self.bases[rank + 1]]])
-            spans[alive[cuts[rank] : cuts[rank + 1]]].tofile(span_file(self.folder, rank))
+            np.save(_gone_file(self.draft, rank), gone[self.ranks[self.bases[rank] : self.bases[rank + 1]]])
+            spans[alive[cuts[rank] : cuts[rank + 1]]].tofile(span_file(self.draft, rank))
 
 
 def span_file(folder: Path, rank: int) -> Path:
@@ -124,8 +151,16 @@ def _gone_file(folder: Path, rank: int) -> Path:
     return folder / f"{rank:05d}.gone.npy"
 
 
-def _cut_file(folder: Path, rank: int) -> Path:
-    return folder / f"{rank:05d}.cut.npy"
+def _removed_file(work: Path, rank: int, what: str) -> Path:
+    """`cut` or `lost` of a shard. Never removed by a later run: the shard's completion marker vouches for it."""
+    return work / SCRATCH / "removed" / f"{rank:05d}.{what}.npy"
+
+
+def _save(path: Path, values: np.ndarray) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".tmp-{path.name}")
+    np.save(temporary, values)
+    temporary.replace(path)
 
 
 @kernel
@@ -243,6 +278,7 @@ class RemoveSpans(PipelineStep):
     """Cuts the spans of a shard out of its texts; drops what has nothing left.
 
     Args:
+        work: folder of the step.
         folder: of the spans.
         reason: of a drop.
     """
@@ -250,8 +286,9 @@ class RemoveSpans(PipelineStep):
     type = "block"
     name = "remove"
 
-    def __init__(self, folder: str, reason: str) -> None:
+    def __init__(self, work: str, folder: str, reason: str) -> None:
         super().__init__()
+        self.work = work
         self.folder = folder
         self.reason = reason
 
@@ -275,8 +312,8 @@ class RemoveSpans(PipelineStep):
             at += batch.num_rows
             lost.append(dropped)
             yield with_fate(batch, DROPPED, pc.if_else(pa.array(dropped), self.reason, pa.scalar(None, pa.string())))
-        np.save(_cut_file(folder, rank), np.concatenate(cuts))
-        np.save(folder / f"{rank:05d}.lost.npy", np.concatenate(lost))
+        _save(_removed_file(Path(self.work), rank, "cut"), np.concatenate(cuts))
+        _save(_removed_file(Path(self.work), rank, "lost"), np.concatenate(lost))
 
 
 def cut_texts(texts: pa.ChunkedArray, spans: np.ndarray) -> tuple[pa.Array, np.ndarray, np.ndarray]:
@@ -299,18 +336,18 @@ def cut_texts(texts: pa.ChunkedArray, spans: np.ndarray) -> tuple[pa.Array, np.n
 
 
 def remove(
-    files: Sequence[Path], work: Path, spans: SpanFiles, reason: str, workers: int, metrics: dict[str, Any]
+    files: Sequence[Path], work: Path, spans: SpanFiles, reason: str, workers: int
 ) -> tuple[Outcome, list[np.ndarray]]:
     """Write the texts without their duplicate passages, `spans.parquet` and `clusters.parquet`.
 
     Returns:
         What to report, and for each shard which rows were dropped.
     """
-    counts = transform(files, [RemoveSpans(str(spans.folder), reason)], work, workers, "remove")
+    counts = transform(files, [RemoveSpans(str(work), str(spans.folder), reason)], work, workers, "remove")
     changed, dropped, cut = [np.zeros((0, 3), np.int64)], [], 0
     with pq.ParquetWriter(work / ".spans.tmp", SPANS, compression="zstd") as writer:
         for rank, base in enumerate(spans.bases[:-1]):
-            final, lost = np.load(_cut_file(spans.folder, rank)), np.load(spans.folder / f"{rank:05d}.lost.npy")
+            final, lost = (np.load(_removed_file(work, rank, what)) for what in ("cut", "lost"))
             ids, matched = _ids(spans.corpus, final[:, 0] + base), _ids(spans.corpus, spans.order[final[:, 3]])
             writer.write_table(pa.table([ids, final[:, 1], final[:, 2], matched], schema=SPANS))
             cut += int((final[:, 2] - final[:, 1]).sum())
@@ -319,7 +356,7 @@ def remove(
             dropped.append(lost)
     (work / ".spans.tmp").replace(work / "spans.parquet")
     write_clusters(work / "clusters.parquet", _clusters(spans, np.concatenate(changed)))
-    return Outcome(counts, metrics | {"characters_cut": cut}), dropped
+    return Outcome(counts, spans.metrics() | {"characters_cut": cut}), dropped
 
 
 def _nearest(spans: np.ndarray, rows: np.ndarray) -> np.ndarray:

@@ -19,12 +19,12 @@ import xxhash
 from datatrove.pipeline.base import PipelineStep
 
 from pipelines.dedup_settings import DedupSettings
-from pipelines.document import SCORES
+from pipelines.document import ORIGIN, SCORES
 from pipelines.errors import DataError
 from pipelines.execute import SCRATCH
 from pipelines.files import write_atomically
 from pipelines.minhash import sign
-from pipelines.shingles import collapse_whitespace
+from pipelines.shingles import collapse_whitespace, utf8_buffers
 from pipelines.url_key import normalized_url
 
 LIGHT = pa.schema(
@@ -34,6 +34,7 @@ LIGHT = pa.schema(
         ("preference", pa.float64()),
         ("key_0", pa.uint64()),  # null: the document cannot have a duplicate
         ("key_1", pa.uint64()),
+        ("tie", pa.uint64()),  # of url, origin and the very text: ranks documents of one id and one key
     ]
 )
 DATES = ("date", "warc_date", "fetched", "timestamp", "crawl_date")
@@ -147,6 +148,7 @@ class SignDocuments(PipelineStep):
             keys_N2 = text_keys(batch["text"])
         for k in (0, 1):
             columns[f"key_{k}"] = pa.array(keys_N2[:, k] ^ domains_N, mask=absent_N)
+        columns["tie"] = ties(batch)
         return columns, halves
 
 
@@ -207,6 +209,17 @@ def text_keys(texts: pa.ChunkedArray) -> np.ndarray:
     view, ends = data_B.data, offsets_N.tolist()
     digests = b"".join(xxhash.xxh3_128_digest(view[a:b]) for a, b in itertools.pairwise(ends))
     return np.frombuffer(digests, np.uint64).reshape(-1, 2)
+
+
+def ties(batch: pa.Table) -> np.ndarray:
+    """A hash of each document's url, origin and text, byte for byte: uint64 (N,)."""
+    origin = [pc.struct_field(batch["origin"], field.name).cast(pa.string()) for field in ORIGIN]
+    places = pc.binary_join_element_wise(batch["url"], *origin, "\0", null_handling="replace", null_replacement="\1")
+    data_B, offsets_N = utf8_buffers(batch["text"])
+    view, spans = data_B.data, itertools.pairwise(offsets_N.tolist())
+    texts = (xxhash.xxh3_64_intdigest(view[a:b]) for a, b in spans)
+    pairs = zip(places.cast(pa.binary()).to_pylist(), texts, strict=True)
+    return np.array([xxhash.xxh3_64_intdigest(place, seed) for place, seed in pairs], np.uint64)
 
 
 def _url_keys(urls: pa.ChunkedArray) -> tuple[np.ndarray, np.ndarray]:

@@ -4,6 +4,7 @@ A row of Parquet or Arrow has no bytes of its own; its raw record is its canonic
 that it can be found and checked again. A row of CSV is the bytes between line ends, quoted line ends included.
 """
 
+import contextlib
 import csv
 import functools
 import io
@@ -97,6 +98,31 @@ def parquet_batches(path: Path, split: Split) -> Iterator[pa.RecordBatch]:
             yield from file.iter_batches(BATCH_ROWS, row_groups=list(range(split.start, end)))
     except TABLE_ERRORS as error:
         raise DataError(f"{path} is not readable Parquet: {_first_line(error)}") from None
+
+
+def has_nulls(path: Path, names: Sequence[str]) -> bool:
+    """Whether a column of a Parquet file holds a null: by its statistics, or by reading it where it has none.
+
+    A file that cannot be read has none: what reads it next says what is wrong with it.
+    """
+    with contextlib.suppress(*TABLE_ERRORS), path.open("rb") as source, pq.ParquetFile(source) as file:
+        columns = {file.schema.column(number).path: number for number in range(file.metadata.num_columns)}
+        optional = [
+            name for name in names if name in columns and file.schema.column(columns[name]).max_definition_level
+        ]
+        groups = [file.metadata.row_group(number) for number in range(file.num_row_groups)]
+        counts = {name: [_null_count(group.column(columns[name])) for group in groups] for name in optional}
+        if any(any(found) for found in counts.values()):
+            return True
+        unknown = [name for name, found in counts.items() if None in found]
+        batches = file.iter_batches(BATCH_ROWS, columns=unknown) if unknown else ()
+        return any(column.null_count for batch in batches for column in batch.columns)
+    return False
+
+
+def _null_count(chunk: Any) -> int | None:
+    found = chunk.statistics
+    return found.null_count if found is not None and found.has_null_count else None
 
 
 def arrow_batches(path: Path, split: Split) -> Iterator[pa.RecordBatch]:

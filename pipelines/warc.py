@@ -36,7 +36,7 @@ CONTENT_LENGTH = re.compile(rb"\r\ncontent-length:[ \t]*([0-9]+)[ \t]*\r\n", re.
 MEMBER_START, RECORD_START = GZIP_MAGIC + b"\x08", b"\r\n\r\nWARC/1."
 MAX_HEAD_BYTES = 1 << 16
 MAX_GAP = 16  # bytes looked at behind the last record: blank, or the beginning of one more
-HTML_NAME = re.compile(r"\.x?html?(\.gz|\.zst)?$", re.IGNORECASE)
+HTML_NAME = re.compile(r"\.x?html?(\.gz|\.zstd?)?$", re.IGNORECASE)
 MAX_URL_LINE = 1 << 16
 
 

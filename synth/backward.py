@@ -138,7 +138,7 @@ class Backward:
         """Question, chain and document."""
         return {"question": draft.question, "chain": render_chain(draft), "document": draft.text}
 
-    def provenance(self, draft: Draft, mates: Sequence[Draft | None]) -> Mapping[str, str]:
+    def provenance(self, draft: Draft, mates: Sequence[str]) -> Mapping[str, str]:
         """What the stages found."""
         return {
             "question": draft.question,

@@ -1,7 +1,9 @@
 """Code judged by its tests, in a sandbox.
 
-The tests pass when the program reaches its last line, which prints a word that the candidate cannot know: leaving early
-with status 0 verifies nothing. A candidate that runs out of its CPU seconds is undecided.
+The tests pass when the program reaches its last line, which prints a word: leaving early with status 0 verifies
+nothing. Candidate and tests share a process, so that a candidate could look for that word; one that reads frames, the
+collector or memory, or that leaves through the back door, is undecided, and so is one that runs out of its CPU seconds.
+Against an adversary who knows this file it is no proof.
 """
 
 import hashlib
@@ -11,6 +13,8 @@ from synth.answers import Judgement, Verdict, final_part
 from synth.sandbox import CPU_S, run_program
 
 FENCE = re.compile(r"```(?:python|py|Python)?[ \t]*\n(.*?)```", re.DOTALL)
+
+REFLECTION = re.compile(r"\b(_getframe|f_back|co_consts|gc|inspect|ctypes|_exit|tracemalloc|settrace|__builtins__)\b")
 
 
 def extract_code(text: str) -> str | None:
@@ -35,6 +39,8 @@ def judge_code(text: str, tests: str, cpu_s: int = CPU_S) -> Judgement:
 
 def run_tests(candidate: str, tests: str, cpu_s: int = CPU_S) -> Judgement:
     """Judge a candidate's source."""
+    if found := REFLECTION.search(candidate):
+        return Judgement(Verdict.UNDECIDED, candidate, f"reflection: {found.group()}")
     word = hashlib.sha256(f"{candidate}\0{tests}".encode()).hexdigest()
     program = (
         "import builtins as _b, sys as _s, os as _o\n"

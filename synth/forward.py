@@ -2,8 +2,8 @@
 
 The document is the question; its metadata hold the reference (`answer`, or `tests` for code). A chain that is not
 verified is rejected: `refuted` with what the judge says, or `undecided`, which is never counted as wrong. Verified
-samples carry the question's pass rate, the share of its chains that were verified, since questions between always and
-never are those worth training on.
+samples carry the question's pass rate, the share of its decided chains that were verified, since questions between
+always and never are those worth training on.
 """
 
 import json
@@ -82,9 +82,10 @@ class Forward:
         """Question and chain."""
         return {"question": draft.question, "chain": draft.chain}
 
-    def provenance(self, draft: Attempt, mates: Sequence[Attempt | None]) -> Mapping[str, str]:
-        """The reference, the answer, how many chains of the question were verified, and the form that RL takes."""
-        verified = sum(mate is not None for mate in mates)
+    def provenance(self, draft: Attempt, mates: Sequence[str]) -> Mapping[str, str]:
+        """The reference, the answer, and how many of the question's chains were verified of those decided."""
+        verified = mates.count("")
+        refuted = sum(reason.startswith(Verdict.REFUTED) for reason in mates)
         return {
             "question": draft.question,
             "gold": draft.gold or "",
@@ -93,7 +94,9 @@ class Forward:
             "verdict": Verdict.VERIFIED,
             "verifier": f"{draft.gold_kind} {VERSION}",
             "rollouts": str(self.rollouts),
-            "pass_rate": json.dumps(round(verified / len(mates), 4)),
+            "verified": str(verified),
+            "refuted": str(refuted),
+            "pass_rate": json.dumps(round(verified / (verified + refuted), 4)),
         }
 
     def close(self) -> None:

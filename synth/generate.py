@@ -14,6 +14,7 @@ from typing import Any
 
 import xxhash
 
+from pipelines.execute import with_rejected_inputs
 from pipelines.journal import record
 from pipelines.manifest import Counts
 from pipelines.progress import track
@@ -51,8 +52,8 @@ def synthesize(
         held_out: Parquet files with the ids (column `id`) of documents that no sample may be made of.
 
     Returns:
-        Counts over the units made of the documents drawn, and: what was seen, units that passed each stage, tokens,
-        acceptance.
+        Counts over the units made of the documents drawn (and inputs that could not be read), and: what was seen, units
+        that passed each stage, tokens, acceptance.
 
     Raises:
         LoamError: the engine is not to be had (see `open_engine`), or a server stayed away.
@@ -78,7 +79,7 @@ def synthesize(
     write_outputs(asker.finished, asker.ledger, work, settings, engine.identity, kind)
     written = sum(row.completion_tokens for row in asker.ledger)
     record("synth", asked=asker.asked, completion_tokens=written, seconds=round(time.monotonic() - started, 3))
-    return _outcome(asker, kind, selection.seen)
+    return _outcome(asker, kind, selection.seen, work)
 
 
 @dataclass
@@ -159,7 +160,7 @@ class Asker:
             yield key, response
 
 
-def _outcome(asker: Asker, kind: Kind, seen: dict[str, int]) -> Outcome:
+def _outcome(asker: Asker, kind: Kind, seen: dict[str, int], work: Path) -> Outcome:
     reasons: dict[str, int] = {}
     passed = dict.fromkeys((stage.name for stage in kind.stages), 0)
     for one in asker.finished:
@@ -178,4 +179,5 @@ def _outcome(asker: Asker, kind: Kind, seen: dict[str, int]) -> Outcome:
         "prompt_tokens": sum(row.prompt_tokens for row in asker.ledger),
         "completion_tokens": sum(row.completion_tokens for row in asker.ledger),
     }
-    return Outcome(Counts(docs_in=len(asker.finished), kept=kept, rejected=dict(sorted(reasons.items()))), metrics)
+    counts = Counts(docs_in=len(asker.finished), kept=kept, rejected=reasons)
+    return Outcome(with_rejected_inputs(counts, work), metrics)

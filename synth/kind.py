@@ -47,12 +47,12 @@ class Kind(Protocol):
         """What fills the sample's template (`sample.md` among the prompts)."""
         ...
 
-    def provenance(self, draft: Any, mates: Sequence[Any | None]) -> Mapping[str, str]:
+    def provenance(self, draft: Any, mates: Sequence[str]) -> Mapping[str, str]:
         """What a sample's metadata says about how it came to be.
 
         Args:
             draft: a finished one.
-            mates: drafts of all units of the same document, None for a rejected one.
+            mates: of all units of the same document, why each was rejected; empty for an accepted one.
         """
         ...
 

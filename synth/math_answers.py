@@ -20,6 +20,7 @@ WALL_S = 120.0  # a child in a C loop does not see its own clock
 MAX_CHARS = 2000  # a longer answer is no answer
 MAX_EXPONENT = re.compile(r"\^\s*\{?\s*\d{5,}|\*\*\s*\d{5,}|\d{2,}\s*!|\d{400,}")
 WORD = re.compile(r"[^\W\d_]{3,}")
+UNIT = re.compile(r"\d[\s}]*([A-Za-zµ°][A-Za-zµ°/ ]{0,40})(?:\^\{?-?\d\}?)?$")
 SAME = str.maketrans("−–—，。：（）", "---,.:()")
 
 
@@ -89,7 +90,8 @@ class MathJudge:
 def plain(answer: str) -> str:
     """An answer without what never matters: white space, dollars, the commands of text and size, case, a full stop."""
     answer = re.sub(r"\\(?:text|mathrm|textbf|mathbf|mbox)\s*\{([^{}]*)\}", r"\1", answer.translate(SAME))
-    answer = re.sub(r"\\[dt]frac", r"\\frac", re.sub(r"\\(?:left|right|[,;:! ])", "", answer))
+    answer = re.sub(r"\\[dt]frac", r"\\frac", re.sub(r"\\(?:(?:left|right)(?![a-zA-Z])|[,;:! ])", "", answer))
+    answer = re.sub(r"(?<=\d)\s+(?=\d)", "_", answer)  # 1 1/2 is not 11/2
     return re.sub(r"[\s$]", "", answer).rstrip(".").casefold()
 
 
@@ -132,8 +134,14 @@ def _compare(answer: str, gold: str) -> str:
     except Exception as error:  # whatever a parser of free text raises
         return f"unreadable: {type(error).__name__}"
     if same:
-        return "same"
+        return "units" if len({_unit(answer), _unit(gold), ""}) > 2 else "same"
     return "words" if _words(answer) - _words(gold) else "other_value"
+
+
+def _unit(answer: str) -> str:
+    """The unit behind a number, which the parser drops; empty if there is none."""
+    found = UNIT.search(re.sub(r"\\(?:text|mathrm|mbox)\s*\{([^{}]*)\}", r" \1", answer).strip(" .$"))
+    return found.group(1).strip() if found else ""
 
 
 def _words(answer: str) -> set[str]:

@@ -93,9 +93,9 @@ def write_outputs(
         "generator": f"{identity.backend} {identity.version} {identity.model} {identity.digest[:16]}".strip(),
     }
     template = load_prompts(settings.recipe)["sample"]
-    mates: dict[str, list[Any | None]] = {}
+    mates: dict[str, list[str]] = {}
     for one in works:
-        mates.setdefault(one.row["id"], []).append(one.draft if one.reject is None else None)
+        mates.setdefault(one.row["id"], []).append(one.reject.reason if one.reject else "")
     domain = settings.sample_domain
     samples = [
         _sample(one, domain, {**common, **kind.provenance(one.draft, mates[one.row["id"]])},

@@ -6,7 +6,7 @@ after a change of a predicate every answer that was paid for is used again.
 
 from typing import Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from pipelines.manifest import digest_of
 from pipelines.recipe import Section
@@ -54,6 +54,13 @@ class SynthSettings(Section):
     limits: Limits = Limits()
     engine: EngineSettings = EngineSettings()
     domain: str | None = None
+
+    @model_validator(mode="after")
+    def _one_attempt(self) -> "SynthSettings":
+        if self.recipe == "cot_forward" and self.attempts != 1:
+            raise ValueError(f"cot_forward takes attempts: 1; found {self.attempts}: ask for more rollouts instead, "
+                             "since another attempt at a refuted chain would raise the pass rate")  # fmt: skip
+        return self
 
     @property
     def sample_domain(self) -> str:

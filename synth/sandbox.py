@@ -1,7 +1,8 @@
 """Runs a Python program that nobody has read, so that it can hurt nothing: Linux namespaces, limits and a deadline.
 
-The program sees the file system read-only and no network, cannot start a process (seccomp: a limit on their number does
-not bind root), has limits of memory, output and CPU time, and dies with its launcher. Where the kernel refuses one of
+The program sees the file system read-only, has no network and cannot start a process or open a socket (seccomp: a limit
+on processes does not bind root, and a socket in the file system leads out of every namespace), has limits of memory,
+output and CPU time, and is killed by its launcher when its time is over. Where the kernel refuses one of
 these, nothing is run: the caller gets `unavailable`, never a program outside its cage. No root is needed where
 unprivileged user namespaces are allowed.
 
@@ -23,15 +24,19 @@ from pathlib import Path
 from typing import IO, Literal
 
 CPU_S = 10
-WALL_S = 60.0
+WALL_S = 60
 MEMORY_BYTES = 1 << 30
 OUTPUT_BYTES = 1 << 16
 NEW_NAMESPACES = 0x10000000 | 0x00020000 | 0x40000000 | 0x20000000 | 0x08000000  # user, mount, network, process, IPC
 PRIVATE_RECURSIVE = 0x40000 | 0x4000
 MOUNT_SETATTR, AT_FDCWD, AT_RECURSIVE = 442, -100, 0x8000
 READ_ONLY_NOSUID_NODEV = 1 | 2 | 4
-# numbers of clone, clone3, fork and vfork (the last two are only on x86)
-FORKS = {"x86_64": (0xC000003E, 56, 435, (57, 58)), "aarch64": (0xC00000B7, 220, 435, ())}
+CALLS = {
+    # architecture; numbers of clone and clone3; of what is refused: (fork, vfork,) socket, connect, socketpair, ptrace,
+    # io_uring_setup
+    "x86_64": (0xC000003E, 56, 435, (57, 58, 41, 42, 53, 101, 425)),
+    "aarch64": (0xC00000B7, 220, 435, (198, 203, 199, 117, 425)),
+}
 X32_CALLS = 0x40000000  # a second numbering of the same calls
 THREAD_FLAG = 0x10000
 SET_SECCOMP, FILTER_MODE = 22, 2
@@ -57,15 +62,16 @@ class Finished:
     errors: str = ""
 
 
-def run_program(program: str, cpu_s: int = CPU_S, memory_bytes: int = MEMORY_BYTES) -> Finished:
+def run_program(program: str, cpu_s: int = CPU_S, memory_bytes: int = MEMORY_BYTES, wall_s: int = WALL_S) -> Finished:
     """Run a Python program in the cage.
 
     Args:
         program: source text.
-        cpu_s: seconds of CPU time; the deadline by the clock is generous, so that a busy machine changes nothing.
+        cpu_s: seconds of CPU time.
         memory_bytes: address space.
+        wall_s: seconds by the clock; generous, so that a busy machine changes nothing.
     """
-    job = json.dumps({"program": program, "cpu_s": cpu_s, "memory_bytes": memory_bytes})
+    job = json.dumps({"program": program, "cpu_s": cpu_s, "memory_bytes": memory_bytes, "wall_s": wall_s})
     command = [sys.executable, "-I", "-S", "-B", str(Path(__file__).resolve())]
     # files, not pipes: their size is limited by the kernel, and nothing that lives on can keep us waiting
     with tempfile.TemporaryFile() as output, tempfile.TemporaryFile() as errors:
@@ -74,7 +80,7 @@ def run_program(program: str, cpu_s: int = CPU_S, memory_bytes: int = MEMORY_BYT
             start_new_session=True,
         )  # fmt: skip
         try:
-            process.communicate(job.encode(), timeout=WALL_S)
+            process.communicate(job.encode(), timeout=2 * wall_s + 10)
         except subprocess.TimeoutExpired:
             process.kill()
             process.wait()
@@ -117,21 +123,21 @@ def _cage() -> None:
     )
 
 
-def _forbid_processes() -> None:
-    """Let the kernel refuse every clone that is not a thread, from here on.
+def _forbid_calls() -> None:
+    """Let the kernel refuse processes and sockets, from here on: every clone that is not a thread, every way out.
 
     Raises:
         OSError: there is no such filter for this machine.
     """
-    if (machine := os.uname().machine) not in FORKS:
+    if (machine := os.uname().machine) not in CALLS:
         raise OSError(f"no filter of system calls for {machine}")
-    arch, clone, clone3, forks = FORKS[machine]
+    arch, clone, clone3, refused = CALLS[machine]
     load, equal, at_least, any_bit, answer = 0x20, 0x15, 0x35, 0x45, 0x06
     allow, kill = 0x7FFF0000, 0x80000000
     refuse, unknown = 0x00050000 | errno.EPERM, 0x00050000 | errno.ENOSYS  # at ENOSYS, libc takes clone for clone3
     code = [(load, 0, 0, 4), (equal, 1, 0, arch), (answer, 0, 0, kill), (load, 0, 0, 0)]
     code += [(at_least, 0, 1, X32_CALLS), (answer, 0, 0, refuse), (equal, 0, 1, clone3), (answer, 0, 0, unknown)]
-    for number in forks:
+    for number in refused:
         code += [(equal, 0, 1, number), (answer, 0, 0, refuse)]
     code += [(equal, 0, 3, clone), (load, 0, 0, 16), (any_bit, 1, 0, THREAD_FLAG), (answer, 0, 0, refuse)]
     code += [(answer, 0, 0, allow)]
@@ -162,7 +168,7 @@ def _main() -> None:
     if child == 0:
         _limit(job["cpu_s"], job["memory_bytes"])
         try:
-            _forbid_processes()
+            _forbid_calls()
         except OSError as error:
             print(error, file=sys.stderr)
             os._exit(UNAVAILABLE)
@@ -176,6 +182,9 @@ def _main() -> None:
             os._exit(1)
         sys.stdout.flush()
         os._exit(0)
+    # the program sees no signal of ours: it can undo a wish to die with its parent, but not a kill
+    signal.signal(signal.SIGALRM, lambda *_: os.kill(child, signal.SIGKILL))
+    signal.alarm(job["wall_s"])
     status = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
     os._exit(OUT_OF_TIME if status in (-signal.SIGKILL, -signal.SIGXCPU) else status % 256)
 

@@ -69,6 +69,8 @@ def filter_(
     from filters import heuristics as module
 
     settings = settings_from(module.FilterVerbSettings, sets, rules=rules)
+    if not (settings.rules or settings.measure):
+        raise RecipeError("--rules names no rule set; give one such as web_en")
     rules_by_domain = settings.by_domain()
     stored = module.attribute_files(from_attributes) if from_attributes else []
     run_on_documents(
@@ -101,6 +103,8 @@ def dedup(
     from pipelines import dedup as module
     from pipelines.dedup_index import index_digest
 
+    if preset and method != "minhash":
+        raise RecipeError(f"--preset {preset} is of minhash; with --method {method} it would change nothing")
     settings = settings_from(module.DedupSettings, sets, method=method, preset=preset)
     indexes, vectors = against or [], documents_of(embeddings) if embeddings else []
     digests = {f"index:{number}": index_digest(folder) for number, folder in enumerate(indexes)}
@@ -140,7 +144,7 @@ def safety(
 
 
 def licences(inputs: Inputs, out: Out, workers: Workers = 1, sets: Sets = None, as_json: AsJson = False) -> None:
-    """Say the licence of each document, and drop those that may not stay: --set 'allow=[permissive]'."""
+    """Say the licence of each document, and drop those that `allow` and `deny` keep out."""
     from filters import licences as module
 
     settings = settings_from(module.LicenceSettings, sets)
@@ -229,7 +233,7 @@ def verify(
 
 
 def quality_train(inputs: Inputs, out: Out, sets: Sets = None, as_json: AsJson = False) -> None:
-    """Train a quality classifier: --set positive=[DOMAIN] says what is good; JSON lines say it by `label` (1 or 0)."""
+    """Train a quality classifier: `positive` names the good domains; JSON lines say it by `label` (1 or 0)."""
     from filters import quality as module
 
     settings = settings_from(module.QualitySettings, sets)

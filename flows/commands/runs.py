@@ -64,13 +64,13 @@ def run_until(
     from flows.graph import steps_of
     from flows.kinds import load_build
     from flows.prefect_runner import perform_with_prefect
-    from flows.runner import DEFAULT_WORKERS, execute, select_steps
+    from flows.runner import execute, select_steps
     from flows.steps.publishing import deliver_run
 
     resolved = load_build(recipe, sets or ())
     steps = select_steps(steps_of(resolved), until)
     perform_all = perform_with_prefect if prefect else None
-    summary = execute(resolved, steps, runs, workers or DEFAULT_WORKERS, perform_all)
+    summary = execute(resolved, steps, runs, workers, perform_all)
     delivered = deliver_run(summary.folder) if "publish_model" in summary.performed else {}
     report_file = summary.folder / "report" / "report.html"
     how = [done.how for done in summary.performed.values()]

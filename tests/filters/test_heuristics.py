@@ -5,7 +5,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from filters.heuristics import CleanLines, FilterSettings, Heuristics, clean_lines, filter_documents
+from filters.heuristics import FilterSettings, Heuristics, clean_lines, filter_documents
 from pipelines.document import STREAM, conform
 from pipelines.errors import RecipeError
 
@@ -88,11 +88,6 @@ def test_cleaning_inside_the_filter_lets_fineweb_judge_what_is_left():
     cleaned = Heuristics(plain.model_copy(update={"clean_lines": True})).apply(documents(text, "nothing"))
     assert cleaned["reason"].to_pylist()[0] is None
     assert cleaned["text"].to_pylist() == [GOOD, "nothing"]  # a dropped document keeps its text
-
-
-def test_clean_lines_drops_what_it_empties():
-    cleaned = CleanLines().apply(documents("a\nb", GOOD))
-    assert cleaned["reason"].to_pylist() == ["clean_lines.empty", None]
 
 
 def test_blocks_travel_to_workers():

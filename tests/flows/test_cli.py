@@ -41,6 +41,15 @@ def test_extract(works: Works, tmp_path: Path) -> None:
     assert reject["reason"] == "no_text"
 
 
+def test_extract_many_small_files(works: Works, tmp_path: Path) -> None:
+    pages = [tmp_path / f"{number:02}.html" for number in range(20)]
+    for page in pages:
+        page.write_bytes(html(article()))
+    done = works("extract", *pages, "--out", "x")
+    assert done["counts"] == {"docs_in": 20, "kept": 20, "dropped": {}, "rejected": {}}
+    assert [row["id"] for row in rows(tmp_path / "x" / "documents")] == [page.name for page in pages]
+
+
 def test_language(works: Works, tmp_path: Path) -> None:
     texts = {
         "en": " ".join(SENTENCES),

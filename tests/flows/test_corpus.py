@@ -9,7 +9,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from flows.corpus import CorpusRecipe
-from flows.estimate import cost_of
+from flows.estimate import RATES, cost_of
 from flows.kinds import load_any, load_build
 from flows.needs import needs_of
 from flows.recipe import BuildRecipe
@@ -120,6 +120,17 @@ def test_the_cost_is_of_what_is_known():
     epochs = cost_of(load_build("pt-1.3t"))["epochs"]
     assert epochs["wiki"] == pytest.approx(0.003572 * 1.3e12 / 3.7e9, rel=1e-3)
     assert epochs["zh_cc"] is None
+
+
+def test_rates_are_those_of_the_benchmarks():
+    """Every rate stands in docs/benchmarks.md, in the same words, in a row about what it is the rate of."""
+    rows = (ROOT / "docs" / "benchmarks.md").read_text().splitlines()
+    about = {"extract": "loam extract", "language": "Language", "filter": "all 17 rule sets",
+             "near duplicates": "MinHash signatures", "personal data": "Personal data, speed",
+             "evaluation items": "Searching for", "tokenize": "Tokenizing to shards, Qwen"}  # fmt: skip
+    assert about.keys() == RATES.keys()
+    for step, words in about.items():
+        assert any(words in row and str(RATES[step]) in row for row in rows), step
 
 
 # What holds of them

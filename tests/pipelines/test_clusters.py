@@ -29,9 +29,10 @@ def test_components_agree_with_flooding(pairs):
 
 
 def documents(rows):
-    names = ("settled", "priority", "preference", "id", "key_0", "key_1")
-    columns = dict(zip(names, zip(*rows, strict=True), strict=True))
-    return pa.table({n: pa.array(v, pa.uint64()) if n[:3] == "key" else list(v) for n, v in columns.items()})
+    names = ("settled", "priority", "preference", "id", "key_0", "key_1", "tie")
+    columns = dict(zip(names, zip(*((*row, 0)[:7] for row in rows), strict=True), strict=True))
+    hashes = ("key_0", "key_1", "tie")
+    return pa.table({n: pa.array(v, pa.uint64()) if n in hashes else list(v) for n, v in columns.items()})
 
 
 def test_rank_is_settled_then_priority_then_preference_then_id_then_content():
@@ -40,6 +41,11 @@ def test_rank_is_settled_then_priority_then_preference_then_id_then_content():
     assert rank_order(documents(rows)).tolist() == [5, 3, 2, 0, 1, 4]
     unknown = [(False, 0, float("nan"), "a", 0, 0), (False, 0, 0.1, "b", 0, 0)]
     assert rank_order(documents(unknown)).tolist() == [1, 0]
+
+
+@given(st.permutations([(False, 0, 0.5, "a", 1, 1, tie) for tie in (2**64 - 1, 3, 9, 7)]))
+def test_documents_equal_in_all_else_are_ranked_by_their_tie(rows):
+    assert [rows[n][6] for n in rank_order(documents(rows))] == [3, 7, 9, 2**64 - 1]
 
 
 @settings(deadline=None)  # the first call compiles

@@ -280,6 +280,21 @@ def test_neither_order_nor_cut_into_files_changes_what_is_kept(tmp_path, method)
     assert kept[0] == kept[1] == kept[2]
 
 
+@pytest.mark.parametrize("method", ["minhash", "exact", "lines", "substring"])
+def test_of_documents_with_one_id_and_text_the_same_stays_in_any_order(tmp_path, method):
+    text = " ".join(passage(8))
+    rows = [doc("a", text, url=f"http://x.example/{n}") for n in range(4)] + [doc("a", f"{text}\n"), doc("a", text)]
+    kept = []
+    for attempt in range(6):
+        parts = [random.Random(attempt).sample(rows, len(rows)), [doc("b", passage(9))]]
+        out = tmp_path / f"out{attempt}"
+        dedup(write(tmp_path / f"in{attempt}", *parts), out, DedupSettings(method=method))
+        found = [row for path in (out / "kept").rglob("*.parquet") for row in pq.read_table(path).to_pylist()]
+        kept.append(sorted((row["id"], row["text"], row["url"]) for row in found))
+    assert len(kept[0]) == 2
+    assert kept == [kept[0]] * 6
+
+
 @pytest.mark.slow
 def test_a_killed_run_goes_on_and_ends_with_the_same_bytes(tmp_path):
     parts = [[doc(f"{k}-{n}", changed(passage(n), k, k), url=f"http://e.org/{n}") for n in range(40)] for k in range(4)]

@@ -9,6 +9,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pyarrow.parquet as pq
@@ -31,6 +32,7 @@ from pipelines.executors import (
     parse_executor,
     task_environment,
 )
+from pipelines.executors_slurm import SlurmRanks
 from pipelines.recipe import ROOT
 from pipelines.store import perform
 from tests.conftest import SENTENCES
@@ -174,6 +176,37 @@ def test_ray_that_is_not_installed(files: list[Path], tmp_path: Path, monkeypatc
     monkeypatch.setitem(sys.modules, "ray", None)
     with executor_is(RAY), pytest.raises(MissingExtra, match=r"pip install 'loam\[ray\]'"):
         filter_documents(files, tmp_path / "work", FilterSettings(rules="c4"))
+
+
+# A queue that says nothing
+
+
+class Asked(SlurmRanks):
+    """Answers of squeue, and how many ranks have no marker each time that they are looked for."""
+
+    def __init__(self, queue: list[dict[str, Any]], missing: list[list[int]]) -> None:
+        self.queue, self.missing = queue, missing
+        self.job_name = self.label = "asked"
+        self.logging_dir = SimpleNamespace(invalidate_cache=lambda: None)
+
+    def _queue(self) -> dict[str, Any]:
+        return self.queue.pop(0)
+
+    def get_incomplete_ranks(self, ranks: Any = None, skip_completed: Any = True) -> list[int]:
+        return self.missing.pop(0)
+
+
+def test_a_queue_without_the_array_is_asked_again(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr("pipelines.executors_slurm.time.sleep", lambda seconds: None)
+    listed = {"7": {"0": ("COMPLETED", "None")}}
+    assert Asked([{}, {"7": {"0": ("RUNNING", "None")}}, listed], [])._wait("7") == {"0": "COMPLETED"}
+    assert Asked([{}, {}], [])._wait("7") == {}
+
+
+@pytest.mark.parametrize(("states", "found"), [({}, []), ({"0": "COMPLETED"}, []), ({"0": "FAILED"}, [0])])
+def test_markers_are_waited_for_unless_a_task_failed(states: dict[str, str], found: list[int], monkeypatch: Any):
+    monkeypatch.setattr("pipelines.executors_slurm.time.sleep", lambda seconds: None)
+    assert Asked([], [[0], [0], []])._still_missing(states) == found
 
 
 # Slurm, where there is one

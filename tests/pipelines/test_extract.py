@@ -6,16 +6,10 @@ import pyarrow.parquet as pq
 import pytest
 
 from pipelines.charset import decode
-from pipelines.document import table_of
 from pipelines.errors import DataError, MissingExtra
-from pipelines.extract import (
-    ExtractHtml,
-    ExtractSettings,
-    PageReader,
-    extract,
-    extract_text,
-)
-from pipelines.extract_engine import extractor, is_too_deep
+from pipelines.extract import ExtractSettings, PageReader, extract
+from pipelines.extract_engine import extract_here, extractor, is_too_deep
+from pipelines.extract_guard import guard_of
 from pipelines.readers import Reading
 from pipelines.tracing import read_origin
 from pipelines.warc import write_warc
@@ -44,17 +38,17 @@ def test_depth(html, deep):
     ("html", "reason"), [(PAGE, None), ("<p></p>", "no_text"), ("", "no_text"), ("<div>" * 200_000 + "x", "too_deep")]
 )
 def test_reasons(html, reason):
-    assert extract_text(html, SETTINGS)[1] == reason
+    assert extract_here(html, SETTINGS.bounds())[2] == reason
 
 
 def test_menus_are_left_out():
-    text, _ = extract_text(PAGE, SETTINGS)
+    text, _, _ = extract_here(PAGE, SETTINGS.bounds())
     assert text.split() == PROSE.split()
 
 
 def test_trafilatura_finds_the_same_paragraph():
     pytest.importorskip("trafilatura", exc_type=ImportError)
-    text, _ = extract_text(PAGE, ExtractSettings(engine="trafilatura"))
+    text, _, _ = extract_here(PAGE, ExtractSettings(engine="trafilatura").bounds())
     assert text.split() == PROSE.split()
 
 
@@ -65,11 +59,24 @@ def test_an_engine_that_is_not_installed_is_named(monkeypatch):
         extractor("trafilatura", False, False)
 
 
-def test_the_block_works_on_html_in_a_column():
-    batch = table_of([{"id": "a", "text": PAGE}, {"id": "b", "text": "<p>"}, {"id": "c", "text": "x" * 3000}])
-    done = ExtractHtml(ExtractSettings(max_page_bytes=2000)).apply(batch)
-    assert done["text"][0].as_py().split() == PROSE.split()
-    assert done["reason"].to_pylist() == [None, "no_text", "too_large"]
+def test_many_files_start_one_child(tmp_path):
+    settings = ExtractSettings(max_depth=777)  # of no other test, so that the guard is new
+    for number in range(30):
+        (tmp_path / f"{number:02}.html").write_text(PAGE.replace("the plain", f"plain {number}"))
+    files = sorted(tmp_path.iterdir())
+    reader = PageReader(files, tmp_path, Reading(), settings)
+    texts = [document.text for rank in range(30) for document in reader.run(None, rank)]
+    assert [f"plain {number} is" in text for number, text in enumerate(texts)] == [True] * 30
+    assert guard_of(settings.bounds()).starts == 1
+
+
+def test_two_files_read_in_turn_keep_their_pages_apart(tmp_path):
+    for name in "ab":
+        pages = [(f"http://{name}/{n}", PAGE.replace("sand", f"{name}{n}").encode()) for n in range(150)]
+        write_warc(tmp_path / f"{name}.warc.gz", pages)
+    reader = PageReader(sorted(tmp_path.iterdir()), tmp_path, Reading(), SETTINGS)
+    for number, pair in enumerate(zip(reader.run(None, 0), reader.run(None, 1), strict=True)):
+        assert [f" {name}{number}," in document.text for name, document in zip("ab", pair, strict=True)] == [True, True]
 
 
 def test_every_kind_of_file_and_every_fate(tmp_path):
@@ -116,7 +123,7 @@ def test_words_that_people_marked_are_mostly_found(shared):
     recalls = []
     for name, item in sorted(truth.items())[:40]:
         html = gzip.decompress((folder / "html" / f"{name}.html.gz").read_bytes())
-        reader_text = extract_text((decode(html) or ("", ""))[0], SETTINGS)[0].split()
+        reader_text = extract_here((decode(html) or ("", ""))[0], SETTINGS.bounds())[0].split()
         wanted = set(item["articleBody"].split())
         recalls.append(len(wanted & set(reader_text)) / max(1, len(wanted)))
     assert sum(recalls) / len(recalls) > 0.9

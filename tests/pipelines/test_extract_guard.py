@@ -1,7 +1,12 @@
+import os
+import subprocess
+import sys
+
 import pytest
 
+from pipelines import extract_guard
 from pipelines.extract_engine import Bounds
-from pipelines.extract_guard import Guard
+from pipelines.extract_guard import Guard, guard_of
 
 PROSE = "The soil of the plain is a mixture of sand, silt and clay that holds water and air in balance. " * 8
 GOOD = f"<html><body><article><p>{PROSE}</p></article></body></html>"
@@ -26,7 +31,7 @@ def guarded():
 
 
 def test_results_come_in_order(guarded):
-    found = list(guarded().extract([GOOD, "<p>", GOOD]))
+    found = guarded().extract([GOOD, "<p>", GOOD])
     assert [row[2] for row in found] == [None, "no_text", None]
     assert found[0][0].split() == PROSE.split()
 
@@ -37,15 +42,77 @@ def test_more_text_than_a_pipe_holds(guarded):
 
 
 def test_a_page_that_takes_too_much_memory_costs_only_itself(guarded):
-    found = list(guarded(memory=60_000_000).extract([GOOD, "<p>" + "<b>x</b>" * 400_000, GOOD]))
+    found = guarded(memory=60_000_000).extract([GOOD, "<p>" + "<b>x</b>" * 400_000, GOOD])
     assert [row[2] for row in found] in ([None, "too_much_memory", None], [None, "broke_parser", None])
 
 
 def test_a_page_that_takes_too_long_costs_only_itself(guarded):
-    found = list(guarded(cpu_s=1).extract([GOOD, HANGS, GOOD]))
-    assert [row[2] for row in found] == [None, "too_slow", None]
+    guard = guarded(cpu_s=1)
+    assert [row[2] for row in guard.extract([GOOD, HANGS, GOOD])] == [None, "too_slow", None]
+    assert guard.starts == 2
 
 
 @pytest.mark.parametrize(("html", "reason"), [("<" * 1_000_001, "too_many_elements"), ("<div>" * 2000, "too_deep")])
 def test_bounds_that_need_no_parser(guarded, html, reason):
-    assert next(guarded().extract([html]))[2] == reason
+    assert guarded().extract([html])[0][2] == reason
+
+
+def test_batches_share_a_child_until_it_is_old(guarded, monkeypatch):
+    monkeypatch.setattr(extract_guard, "CHILD_PAGES", 4)
+    guard = guarded()
+    found = [guard.extract([GOOD, "<p>"]) for _ in range(4)]
+    assert found == [found[0]] * 4
+    assert guard.starts == 2
+
+
+def test_a_child_that_is_killed_between_batches_costs_no_page(guarded):
+    guard = guarded()
+    first = guard.extract([GOOD])
+    assert guard.child is not None
+    guard.child.kill()
+    os.waitid(os.P_PID, guard.child.pid, os.WEXITED | os.WNOWAIT)  # until it is gone
+    assert guard.extract([GOOD]) == first
+    assert guard.starts == 2
+
+
+def test_a_batch_that_is_interrupted_leaves_no_answers(guarded, monkeypatch):
+    guard = guarded()
+    with monkeypatch.context() as patch:
+        patch.setattr(extract_guard, "_received", interrupt)
+        with pytest.raises(KeyboardInterrupt):
+            guard.extract(["<p>", "<p>"])
+    assert guard.child is None
+    assert guard.extract([GOOD])[0][2] is None
+
+
+def interrupt(pipe: object) -> None:
+    raise KeyboardInterrupt
+
+
+def test_a_fork_has_a_child_of_its_own():
+    limits = bounds(cpu_s=29)
+    guard = guard_of(limits)
+    assert guard_of(bounds(cpu_s=29)) is guard
+    first = guard.extract([GOOD])
+    assert guard.child is not None
+    pid = guard.child.pid
+    if (fork := os.fork()) == 0:
+        mine = guard_of(limits)
+        same = mine.extract([GOOD]) == first and mine.starts == 1 and mine.child is not None and mine.child.pid != pid
+        mine.close()
+        os._exit(0 if same else 1)
+    assert os.waitpid(fork, 0)[1] == 0
+    assert guard.extract([GOOD]) == first
+    assert (guard.starts, guard.child.pid) == (1, pid)
+
+
+@pytest.mark.parametrize("end", ["pass", "os.kill(os.getpid(), 9)"])
+def test_the_child_ends_with_its_process(end):
+    code = (
+        "import os\nfrom pipelines.extract_engine import Bounds\nfrom pipelines.extract_guard import guard_of\n"
+        "guard = guard_of(Bounds('cascade', False, False, 1000, 1, 30, 2_000_000_000))\n"
+        f"guard.extract(['<p>'])\nprint(guard.starts, flush=True)\n{end}"
+    )
+    # the child holds the pipe of errors: a run that returns has seen its end
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False, timeout=60)
+    assert (done.stdout, done.stderr) == ("1\n", "")

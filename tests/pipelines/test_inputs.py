@@ -74,6 +74,7 @@ FORMATS = {
     "a.jsonl": JSON,
     "a.jsonl.gz": gzip.compress(JSON),
     "a.ndjson.zst": zstandard.compress(JSON),
+    "a.jsonl.zstd": zstandard.compress(JSON),
     "bom.jsonl": b"\xef\xbb\xbf" + JSON,
     "a.json": b'\xef\xbb\xbf[{"id": "a", "text": "one"}, {"id": "b", "text": "two"}]',
     "a.csv": b"id,text\na,one\nb,two\n",
@@ -87,6 +88,7 @@ FORMATS = {
     "b.tar": tar_of({"a.json": b'[{"text": "one"}]', "b.json": b'{"text": "two"}\n'}),
     "a.tar.gz": gzip.compress(tar_of({"1.txt": b"one", "2.txt": b"two"})),
     "a.tar.zst": zstandard.compress(tar_of({"a.csv": b"id;text\na;one\nb;two\n"})),
+    "a.tar.zstd": zstandard.compress(tar_of({"a.jsonl": JSON})),
 }
 
 
@@ -106,7 +108,8 @@ def test_remote_files_read_like_local_ones(tmp_path):
     made = as_documents(files, tmp_path / "work", workers=1)
     assert [pq.read_table(path)["text"].to_pylist() for path in made] == [["one", "two"]] * len(FORMATS)
     assert [str(file) for file in expand_inputs(["memory://bucket/a.tar*"])] == [
-        "memory://bucket/a.tar", "memory://bucket/a.tar.gz", "memory://bucket/a.tar.zst"]  # fmt: skip
+        "memory://bucket/a.tar", "memory://bucket/a.tar.gz", "memory://bucket/a.tar.zst",
+        "memory://bucket/a.tar.zstd"]  # fmt: skip
     assert len(expand_inputs(["memory://bucket"])) == len(FORMATS) + 1
     assert common_root(files) == RemoteFile("memory://bucket")
     extract(expand_inputs(["memory://bucket/a.warc.gz"]), tmp_path / "pages", ExtractSettings())

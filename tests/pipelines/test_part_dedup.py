@@ -10,7 +10,9 @@ import pytest
 from pipelines.dedup import dedup
 from pipelines.dedup_settings import DedupSettings
 from pipelines.document import conform
-from pipelines.errors import DataError
+from pipelines.errors import DataError, StepError
+from pipelines.files import sha256_of
+from pipelines.removal import RemoveSpans, SpanFiles
 
 LINE, OTHER = "This very line is long enough to count.", "Another line that is long enough to count."
 RNG = random.Random(3)
@@ -92,6 +94,70 @@ def test_whole_documents_may_be_dropped_instead(tmp_path):
     settings = DedupSettings(method="substring", substring={"policy": "document", "drop_share": 0.8})
     dedup(write(tmp_path, **texts), tmp_path / "out", settings)
     assert kept(tmp_path / "out") == {"a": texts["a"], "c": texts["c"]}
+
+
+def three_files(folder):
+    """Documents that share lines and passages with those of other files; some are dropped, some are cut."""
+    lines = [
+        f"{LINE} {word} {PASSAGE[40 * n : 40 * n + 200]}" for n, word in enumerate(("one", "two", "three", "four"))
+    ]
+    texts = [f"{LINE}\n{lines[n % 4]}\n{n} of its own\n{lines[(n + n // 4) % 4]}\n{OTHER}" for n in range(12)]
+    texts[7] = texts[2]
+    parts = [{f"{n:02d}": texts[n] for n in range(12) if n % 3 == k} for k in range(3)]
+    return [file for k, part in enumerate(parts) for file in write(folder / str(k), **part)]
+
+
+def digests(work):
+    files = (path for path in work.rglob("*") if path.is_file() and ".scratch" not in path.parts)
+    return {str(path.relative_to(work)): sha256_of(path) for path in files}
+
+
+RESUMED = [
+    DedupSettings(method="lines"),
+    DedupSettings(method="lines", lines={"drop_share": 0.7}),
+    DedupSettings(method="substring"),
+    DedupSettings(method="substring", substring={"policy": "document", "drop_share": 0.7}),
+]
+
+
+@pytest.mark.parametrize("settings", RESUMED, ids=lambda settings: settings.method)
+def test_a_removal_that_failed_in_one_file_goes_on(tmp_path, monkeypatch, settings):
+    files, whole = three_files(tmp_path), RemoveSpans.run
+    calm = dedup(files, tmp_path / "calm", settings)
+    assert calm.metrics["characters_cut"] + calm.counts.dropped.get("duplicate_substring", 0) > 0
+
+    def run(self, data, rank=0, world_size=1):
+        yield from whole(self, data, rank, world_size)
+        if rank == 1:
+            raise OSError("no space left")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(RemoveSpans, "run", run)
+        with pytest.raises(StepError, match="no space left"):
+            dedup(files, tmp_path / "failed", settings)
+    assert (tmp_path / "failed/.scratch/remove/completions/00000").is_file()
+    assert not (tmp_path / "failed/.scratch/remove/completions/00001").exists()
+    for _ in range(2):
+        assert dedup(files, tmp_path / "failed", settings) == calm
+        assert digests(tmp_path / "failed") == digests(tmp_path / "calm")
+
+
+@pytest.mark.parametrize("settings", [RESUMED[1], RESUMED[3]], ids=lambda settings: settings.method)
+@pytest.mark.parametrize("name", ["append", "settle", "finish"])
+def test_a_search_that_failed_ends_with_the_same_bytes(tmp_path, monkeypatch, settings, name):
+    files, whole = three_files(tmp_path), getattr(SpanFiles, name)
+    calm = dedup(files, tmp_path / "calm", settings)
+
+    def broken(*args, **more):
+        whole(*args, **more)
+        raise OSError("no space left")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(SpanFiles, name, broken)
+        with pytest.raises(OSError, match="no space left"):
+            dedup(files, tmp_path / "failed", settings)
+    assert dedup(files, tmp_path / "failed", settings) == calm
+    assert digests(tmp_path / "failed") == digests(tmp_path / "calm")
 
 
 def vectors_of(count):

@@ -1,5 +1,6 @@
 import gzip
 import json
+import socket
 import time
 from pathlib import Path
 
@@ -33,6 +34,7 @@ def test_tests_decide():
     [
         "import socket\nsocket.create_connection(('127.0.0.1', 22), 2)",
         "import os\nos.fork()",
+        "import sys, os\nos.write(1, str(sys._getframe(1).f_code.co_consts).encode())",
         "import subprocess\nsubprocess.run(['true'])",
         "x = 'a' * (4 << 30)",
         "while True: print('x' * 10000)",
@@ -54,6 +56,21 @@ def test_nothing_can_be_written(tmp_path: Path):
     for evil in (f"open({str(tmp_path / 'new')!r}, 'w')", f"import os\nos.remove({str(tmp_path / 'mine')!r})"):
         assert run_tests(evil, "").detail == "OSError"
     assert [path.name for path in tmp_path.iterdir()] == ["mine"]
+
+
+@needs_sandbox
+def test_no_socket_of_the_file_system_is_reached(tmp_path: Path):
+    with socket.socket(socket.AF_UNIX) as server:
+        server.bind(str(tmp_path / "s"))
+        server.listen()
+        evil = f"import socket\nsocket.socket(socket.AF_UNIX).connect({str(tmp_path / 's')!r})"
+        assert run_tests(evil, "").detail == "PermissionError"
+
+
+@needs_sandbox
+def test_a_sleeper_that_will_not_die_with_its_parent_is_killed():
+    program = "import ctypes, time\nctypes.CDLL(None).prctl(1, 0, 0, 0, 0)\ntime.sleep(600)"
+    assert run_program(program, wall_s=2).how == "limit"  # which is said after the program was waited for
 
 
 @needs_sandbox

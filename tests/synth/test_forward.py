@@ -44,7 +44,9 @@ def test_chains_are_judged_and_the_pass_rate_is_kept(questions: Path, tmp_path: 
     assert sorted(row["text"] for row in samples) == sorted(
         f"What is 2 + 2?\n\n{answer}" for answer in (ANSWERS[1], ANSWERS[3])
     )
-    assert {dict(row["metadata"])["pass_rate"] for row in samples} == {"0.5"}
+    assert {dict(row["metadata"])["pass_rate"] for row in samples} == {
+        "0.6667"
+    }  # two verified, one refuted, one undecided
     assert len({row["id"] for row in samples}) == 2
 
 
@@ -55,6 +57,11 @@ def test_another_judge_asks_nothing_again(questions: Path, tmp_path: Path, serve
     outcome = run(questions, tmp_path / "w", server, gold_kind="choice")
     assert len(server.calls) == asked
     assert outcome.counts.rejected == {"refuted: other_letter": 4, "undecided: no_reference": 4}
+
+
+def test_a_second_attempt_would_raise_the_pass_rate():
+    with pytest.raises(ValueError, match="attempts: 1"):
+        SynthSettings(recipe="cot_forward", attempts=2)
 
 
 def test_kinds_of_reference_have_their_judges():

@@ -23,7 +23,7 @@ def judge() -> Iterator[MathJudge]:
         ("1/2", "0.5"), (r"\frac12", "0.5"), (r"50\%", "0.5"), (r"\{1, 2\}", r"\{2, 1\}"), ("(x+1)^2", "x^2+2x+1"),
         ("−3", "-3"), (r"\text{Evelyn}", "Evelyn"), ("x=5", "5"),
         (r"\left( 3, \frac{\pi}{2} \right)", r"(3,\frac{\pi}{2})"),
-        ("10{,}000", "10,000"), (r"\sqrt{8}", r"2\sqrt{2}"), (r"\$18", "18"),
+        ("10{,}000", "10,000"), (r"\sqrt{8}", r"2\sqrt{2}"), (r"\$18", "18"), ("5 cm", "5"),
     ],
 )  # fmt: skip
 def test_equal_in_value_is_verified_either_way(judge: MathJudge, one: str, other: str):
@@ -35,6 +35,15 @@ def test_equal_in_value_is_verified_either_way(judge: MathJudge, one: str, other
 def test_another_value_is_refuted_either_way(judge: MathJudge, one: str, other: str):
     assert judge.compare(one, other).verdict is Verdict.REFUTED
     assert judge.compare(other, one).verdict is Verdict.REFUTED
+
+
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [("1 1/2", "11/2"), ("3 1/4", "31/4"), ("1 2", "12"), (r"a\leftarrow b", r"a\rightarrow b"), ("5 cm", "5 m")],
+)
+def test_what_only_looks_alike_is_not_verified(judge: MathJudge, one: str, other: str):
+    assert judge.compare(one, other).verdict is not Verdict.VERIFIED
+    assert judge.compare(other, one).verdict is not Verdict.VERIFIED
 
 
 @pytest.mark.parametrize("answer", ["9^{99999999}", "((((((", "word salad here", r"\frac{}{"])
