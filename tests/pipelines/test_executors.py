@@ -174,7 +174,7 @@ def test_slurm_without_sbatch(files: list[Path], tmp_path: Path, monkeypatch: py
 
 def test_ray_that_is_not_installed(files: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setitem(sys.modules, "ray", None)
-    with executor_is(RAY), pytest.raises(MissingExtra, match=r"pip install 'loam\[ray\]'"):
+    with executor_is(RAY), pytest.raises(MissingExtra, match=r"pip install -e '.\[ray\]'"):
         filter_documents(files, tmp_path / "work", FilterSettings(rules="c4"))
 
 
