@@ -10,7 +10,7 @@ import numpy as np
 from filters.characters import SPACE, TERMINAL
 from filters.ngram_stats import NEWLINE, next_line, strip_span
 from filters.word_split import DOT
-from pipelines.compiled import kernel
+from pipelines.compiled import inlined, kernel
 
 BULLET, DASH, ELLIPSIS, CURLY, OPEN, CLOSE = 0x2022, 45, 0x2026, 123, 91, 93
 C4_MIN_WORDS = 3  # words in a line, by spaces
@@ -43,6 +43,18 @@ def _may_begin(c, d):
     return (c == 112 and d == 114) or (c == 117 and d == 115)
 
 
+@inlined
+def phrase_at(cps, i, phrase, size):
+    """Whether the phrase, in lower case, stands at i, ASCII case ignored."""
+    for j in range(size):
+        c = cps[i + j]
+        if 65 <= c <= 90:
+            c |= 32
+        if c != phrase[j]:
+            return False
+    return True
+
+
 @kernel
 def _find_phrases(cps, a, b, phrases, lengths):
     """Bit mask of the phrases that occur in cps[a:b], ASCII case ignored."""
@@ -54,15 +66,7 @@ def _find_phrases(cps, a, b, phrases, lengths):
             size = lengths[row]
             if i + size > b or found >> row & 1:
                 continue
-            j = 0
-            while j < size:
-                d = cps[i + j]
-                if 65 <= d <= 90:
-                    d |= 32
-                if d != phrases[row, j]:
-                    break
-                j += 1
-            if j == size:
+            if phrase_at(cps, i, phrases[row], size):
                 found |= 1 << row
     return found
 
