@@ -89,18 +89,46 @@ def _cast(column: pa.ChunkedArray, kind: pa.DataType) -> pa.ChunkedArray:
 def reject_nulls(table: pa.Table, name: str, row: int = 0) -> pa.Table:
     """Reject rows of a stream without text (`no_text`) or without id (`no_id`): no document may have a null there.
 
+    Bytes that are no UTF-8, which Arrow takes on trust, count as nothing: `invalid_utf8`.
+
     Args:
         table: as `conform` makes it.
         name: of the file, for the ids of rows that have none: `name/row`.
         row: number of the first row in the file.
     """
+    torn = pa.scalar(False)
+    for column in ("id", "text"):
+        if not _is_utf8(table[column]):
+            values, bad = _without_torn(table[column])
+            table, torn = with_column(table, column, values), pc.or_(torn, bad)
     no_text, no_id = pc.is_null(table["text"]), pc.is_null(table["id"])
     if table["id"].null_count:
         places = pa.array([f"{name}/{number}" for number in range(row, row + table.num_rows)], pa.string())
         table = with_column(table, "id", pc.if_else(no_id, places, table["id"]))
     table = with_column(table, "text", pc.fill_null(table["text"], ""))
     reasons = pc.if_else(no_text, "no_text", pc.if_else(no_id, "no_id", pa.scalar(None, pa.string())))
-    return with_fate(table, REJECTED, reasons)
+    return with_fate(table, REJECTED, pc.if_else(torn, "invalid_utf8", reasons))
+
+
+def _is_utf8(column: pa.ChunkedArray) -> bool:
+    """Whether all strings of a column are what Arrow takes them for."""
+    try:
+        column.validate(full=True)
+    except pa.ArrowInvalid:
+        return False
+    return True
+
+
+def _without_torn(column: pa.ChunkedArray) -> tuple[pa.Array, pa.Array]:
+    """A column with null where bytes are no UTF-8, and where that is."""
+    values = []
+    for raw in column.cast(pa.binary()).to_pylist():
+        try:
+            values.append(None if raw is None else raw.decode())
+        except UnicodeDecodeError:
+            values.append(False)
+    bad = [value is False for value in values]
+    return pa.array([None if value is False else value for value in values], pa.string()), pa.array(bad)
 
 
 def table_of(documents: Iterable[Document | Mapping[str, Any]]) -> pa.Table:

@@ -50,6 +50,7 @@ STUCK = frozenset(
      "launch failed requeued held", "launch_failed_requeued_held")
 )  # fmt: skip
 QUEUE_PATIENCE_S = 600  # a controller that is restarted answers again within minutes
+FIRST_PATIENCE_S = 10  # before anything is submitted; a machine without a configuration never answers
 FILE_PATIENCE_S = 60  # NFS shows a file of another node after its attribute cache, at most 60 s by default
 LONGEST_POLL_S = 5.0
 NAMED = 3  # tasks that an error names
@@ -137,16 +138,16 @@ class SlurmRanks(QuietRanks, SlurmPipelineExecutor):
             write_atomically(Path(self.logging_dir.path) / "errors" / f"{rank:05d}.json", json.dumps(problem).encode())
             raise
 
-    def _queue(self) -> dict[str, dict[str, tuple[str, str]]]:
+    def _queue(self, patience_s: float = QUEUE_PATIENCE_S) -> dict[str, dict[str, tuple[str, str]]]:
         """What Slurm knows of this step's arrays: job -> array task -> (state, reason)."""
         command = ["squeue", "--me", "--noheader", "--array", "--states=all", f"--name={self.job_name}",
                    "--format=%F|%K|%T|%r"]  # fmt: skip
-        patience = time.monotonic() + QUEUE_PATIENCE_S
+        patience = time.monotonic() + patience_s
         while (asked := subprocess.run(command, capture_output=True, text=True)).returncode:
             if time.monotonic() > patience:
                 raise StepError(
-                    f"{self.label}: Slurm has not answered for {QUEUE_PATIENCE_S // 60} minutes "
-                    f"({asked.stderr.strip()}); its tasks may go on: run again to wait for them"
+                    f"{self.label}: Slurm has not answered for {patience_s:.0f} seconds ({asked.stderr.strip()}); "
+                    "see whether `squeue` works here; tasks that were submitted go on: run again to wait for them"
                 )
             time.sleep(LONGEST_POLL_S)
         jobs: dict[str, dict[str, tuple[str, str]]] = {}
@@ -157,7 +158,11 @@ class SlurmRanks(QuietRanks, SlurmPipelineExecutor):
 
     def _active_job(self) -> str | None:
         """This step's array that has not ended, if there is one."""
-        found = (job for job, tasks in self._queue().items() if any(state not in OVER for state, _ in tasks.values()))
+        found = (
+            job
+            for job, tasks in self._queue(FIRST_PATIENCE_S).items()
+            if any(state not in OVER for state, _ in tasks.values())
+        )
         return next(found, None)
 
     def _wait(self, job: str) -> dict[str, str]:

@@ -23,7 +23,15 @@ from pipelines.execute import SCRATCH, run_blocks
 from pipelines.locations import RemoteFile, below, common_root, location
 from pipelines.readers import JsonReader, RawReader, Reading, TextReader
 from pipelines.splits import Split, by_batch, by_row_group, splits_of
-from pipelines.table_readers import ArrowReader, CsvReader, ParquetReader, arrow_batches, has_nulls, parquet_batches
+from pipelines.table_readers import (
+    ArrowReader,
+    CsvReader,
+    ParquetReader,
+    arrow_batches,
+    has_nulls,
+    is_utf8,
+    parquet_batches,
+)
 from pipelines.warc import is_arc, is_warc
 
 FORMATS = (
@@ -181,7 +189,8 @@ def _reader_of(file: Path, root: Path) -> RawReader | ReadTables | None:
         open_raw(file).close()
         tables = ReadTables([file], root)
         passes = kind == "parquet" and len(tables.tasks) == 1 and not isinstance(file, RemoteFile)
-        return None if passes and not has_nulls(file, ("id", "text")) else tables
+        sound = passes and not has_nulls(file, ("id", "text")) and is_utf8(file, ("id", "text"))
+        return None if sound else tables
     open_raw(file).close()
     return reader_for(kind, [file], root, reading)
 

@@ -120,6 +120,21 @@ def has_nulls(path: Path, names: Sequence[str]) -> bool:
     return False
 
 
+def is_utf8(path: Path, names: Sequence[str]) -> bool:
+    """Whether the strings of these columns of a Parquet file are UTF-8, which nothing but reading them tells.
+
+    A file that cannot be read passes: what reads it next says what is wrong with it.
+    """
+    with contextlib.suppress(*TABLE_ERRORS), path.open("rb") as source, pq.ParquetFile(source) as file:
+        columns = [name for name in names if name in file.schema_arrow.names]
+        for batch in file.iter_batches(BATCH_ROWS, columns=columns):
+            try:
+                batch.validate(full=True)
+            except pa.ArrowInvalid:
+                return False
+    return True
+
+
 def _null_count(chunk: Any) -> int | None:
     found = chunk.statistics
     return found.null_count if found is not None and found.has_null_count else None

@@ -104,3 +104,12 @@ def test_rows_are_numbered_from_the_first_of_the_file():
         {"id": "web/a.parquet/1024", "text": "x", "fate": "rejected", "reason": "no_id"},
         {"id": "b", "text": "y", "fate": None, "reason": None},
     ]
+
+
+@pytest.mark.parametrize("verb", [("language",), ("pii",), ("dedup", "--method", "exact")], ids=lambda verb: verb[0])
+def test_bytes_that_are_no_text_are_rejected(works: Works, tmp_path: Path, verb: tuple[str, ...]) -> None:
+    raw = pa.array([b"one good line of text", b"torn \xff\xfe text", b"another good line"], pa.binary())
+    strings = pa.Array.from_buffers(pa.string(), 3, raw.buffers())
+    pq.write_table(pa.table({"id": ["a", "b", "c"], "text": strings}), tmp_path / "torn.parquet")
+    counts = works(verb[0], tmp_path / "torn.parquet", *verb[1:], "-o", tmp_path / "out")["counts"]
+    assert (counts["docs_in"], counts["kept"], counts["rejected"]) == (3, 2, {"invalid_utf8": 1})
