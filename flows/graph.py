@@ -4,6 +4,7 @@ from flows.corpus import CorpusRecipe
 from flows.recipe import BuildRecipe, RunRecipe
 from flows.steps.build import build_steps
 from flows.steps.corpus import corpus_steps
+from flows.steps.effect import effect_steps
 from flows.steps.language_model import language_model_steps
 from flows.steps.mixing import mixing_steps
 from flows.steps.publishing import publishing_steps
@@ -25,5 +26,5 @@ def steps_of(recipe: BuildRecipe) -> list[Step]:
 
 
 def _steps_of_run(recipe: RunRecipe) -> list[Step]:
-    parts = (build_steps, language_model_steps, mixing_steps, training_steps, publishing_steps)
+    parts = (build_steps, language_model_steps, effect_steps, mixing_steps, training_steps, publishing_steps)
     return [step for part in parts for step in part(recipe)]

@@ -140,6 +140,25 @@ def curves(lines: Mapping[str, tuple[Sequence[float], Sequence[float]]], marks: 
     return _svg(figure)
 
 
+def differences(found: Mapping[str, tuple[float, float, float]], label: str) -> str:
+    """Differences with their intervals, one line for each metric; a dot whose bar crosses 0 proves nothing.
+
+    Args:
+        found: metric -> (difference, low end, high end).
+        label: of the horizontal axis.
+    """
+    figure, axes = _figure(0.26 * len(found) + 0.8)
+    axis = axes[0][0]
+    for place, (middle, low, high) in enumerate(found.values()):
+        colour = COLOURS[0] if low > 0 or high < 0 else "#888888"
+        axis.plot([low, high], [-place, -place], color=colour, linewidth=2)
+        axis.plot(middle, -place, "o", color=colour, markersize=4)
+    axis.axvline(0, color="#888888", linewidth=0.8)
+    axis.set_yticks([-place for place in range(len(found))], list(found))
+    axis.set_xlabel(label)
+    return _svg(figure)
+
+
 def expert_load(share: Mapping[int, np.ndarray]) -> str:
     """Share of each expert over training, one panel for each layer; an even load is one colour everywhere.
 

@@ -32,6 +32,7 @@ from pipelines.recipe import Section
 from pipelines.sources import SourceSettings
 from pipelines.tokenizer import TokenizerSettings
 from synth.recipe import SynthSettings
+from trainer.chains import ChainSettings
 from trainer.cloze import ClozeSettings
 from trainer.evaluate import EvaluateSettings
 from trainer.recipe import TrainRecipe
@@ -45,9 +46,10 @@ class DedupSteps(Section):
 
 
 class ItemSettings(Section):
-    """Evaluation items: made from held-out documents, and read from files of multiple-choice questions."""
+    """Evaluation items: made from held-out documents, from chains of thought, and read from multiple-choice files."""
 
     cloze: ClozeSettings | None = None
+    chains: ChainSettings = ChainSettings()
     files: list[str] = Field(default_factory=list)
 
 
@@ -73,6 +75,24 @@ class AblateSettings(Section):
     targets: list[str] = Field(default_factory=list)
     confirm_seeds: int = Field(default=3, ge=2)
     unproven: Literal["prior", "proposal"] = "prior"
+
+
+class EffectSettings(Section):
+    """The measurement of what synthetic domains do: proxies with and without them, at equal tokens.
+
+    Attributes:
+        domains: the synthetic ones; that of `synth` when empty.
+        share: of the tokens in the arm with them; their share of all tokens when null.
+        seeds: pairs of proxies.
+        proxy: the model; that of `ablate` when null.
+        evaluate: what each proxy is asked.
+    """
+
+    domains: tuple[str, ...] = ()
+    share: float | None = Field(default=None, gt=0, lt=1)
+    seeds: int = Field(default=3, ge=2)
+    proxy: TrainRecipe | None = None
+    evaluate: EvaluateSettings = EvaluateSettings()
 
 
 class BuildRecipe(Section):
@@ -135,6 +155,7 @@ class RunRecipe(BuildRecipe):
     items: ItemSettings = ItemSettings()
     language_model: TrainRecipe
     synth: SynthSettings
+    effect: EffectSettings | None = None
     ablate: AblateSettings
     train: TrainRecipe
     evaluate: EvaluateSettings = EvaluateSettings()

@@ -42,7 +42,8 @@ def write_report(folder: Path, target: Path) -> None:
     """
     manifests = manifests_of(folder)
     sections: list[Callable[[Path, Manifests], str]] = [
-        _verdict, _funnel, _reasons, _perplexity, _mixture, _law, _curves, _experts, _evaluation, _synthesis, _lineage,
+        _verdict, _funnel, _reasons, _perplexity, _effect, _mixture, _law, _curves, _experts, _evaluation, _synthesis,
+        _lineage,
     ]  # fmt: skip
     body = "\n".join(section(folder, manifests) for section in sections)
     recipe = load_recipe(str(folder / RECIPE), RunRecipe)
@@ -152,6 +153,22 @@ def _perplexity(folder: Path, manifests: Manifests) -> str:
             cuts[name] = [cut for cut in (group["high_at_most"], group["mid_at_most"]) if cut is not None]
     note = f'<p class="note">{html.escape(cutoffs["convention"])}</p>'
     return _section("Perplexity", plots.histograms(values, cuts, cutoffs["measure"].replace("_", " ")), note)
+
+
+def _effect(folder: Path, manifests: Manifests) -> str:
+    if "effect" not in manifests:
+        return ""
+    found = manifests["effect"].metrics["effect"]
+    parts = []
+    for family, label in (("bits_per_byte", "bits per byte, with minus without"), ("accuracy", "accuracy, same")):
+        drawn = {name.partition("/")[2]: (one["difference"], *one["interval95"])
+                 for name, one in found.items() if name.startswith(f"{family}/")}  # fmt: skip
+        parts += [plots.differences(drawn, label)] if drawn else []
+    head = ("metric", "without", "with", "difference", "95% from", "to", "verdict")
+    rows = [(name, one["without"], one["with"], one["difference"], *one["interval95"], one["verdict"])
+            for name, one in found.items()]  # fmt: skip
+    note = '<p class="note">Proxies with and without the synthetic domains at equal tokens, paired by seed.</p>'
+    return _section("What synthetic data do", note, *parts, table(head, rows))
 
 
 def _mixture(folder: Path, manifests: Manifests) -> str:

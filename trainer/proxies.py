@@ -22,19 +22,42 @@ from typing import Any
 
 from pipelines.errors import DataError
 from pipelines.execute import SCRATCH
-from pipelines.files import write_atomically
+from pipelines.files import sha256_of, write_atomically
 from pipelines.journal import record
 from pipelines.manifest import digest_of
 from pipelines.orphans import end_with_parent
 from pipelines.progress import track
 from pipelines.shards import Blend, ShardSet
 from pipelines.store import Outcome
+from trainer.evaluate import EvaluateSettings, evaluate
 from trainer.loop import train
 from trainer.recipe import TrainRecipe
 
 PRELOADED = ["trainer.loop"]  # torch and numba are imported once, before the pool forks
 M_MMAP_THRESHOLD, M_TRIM_THRESHOLD = -3, -1  # of glibc's malloc.h
 HELD_BYTES = 1 << 30
+
+
+@dataclass(frozen=True)
+class Exam:
+    """What every proxy is asked besides its held-out loss, after export.
+
+    Attributes:
+        tokenizer: folder of the tokenizer that made the shards.
+        validation: folder of held-out shards, for bits per byte.
+        items: files of multiple-choice items.
+        settings: how much is measured.
+    """
+
+    tokenizer: Path
+    validation: Path
+    items: tuple[Path, ...]
+    settings: EvaluateSettings
+
+    def identity(self) -> str:
+        """Digest of all that the results depend on, the held-out shards aside."""
+        items = {path.name: sha256_of(path) for path in self.items}
+        return digest_of({"items": items, "settings": self.settings.model_dump(mode="json")})
 
 
 @dataclass(frozen=True)
@@ -52,9 +75,41 @@ class ProxyJob:
     seed: int
 
 
+@dataclass(frozen=True)
+class _Swarm:
+    """What all proxies of a call share."""
+
+    recipe: TrainRecipe
+    validation: ShardSet
+    work: Path
+    exam: Exam | None
+    exam_digest: str | None
+
+    def path(self, job: ProxyJob) -> Path:
+        """Where a proxy's result is written."""
+        return self.work / "proxies" / f"{job.id}.json"
+
+    def read(self, job: ProxyJob) -> dict[str, Any]:
+        """A proxy's result."""
+        return json.loads(self.path(job).read_text(encoding="utf-8"))
+
+    def identity(self, job: ProxyJob) -> str:
+        """Digest of all that a proxy's result depends on."""
+        blend = [(weight, shard.name, shard.sha256) for weight, shard in job.blend.parts]
+        held_out = [(shard.name, shard.sha256) for shard in self.validation.shards]
+        described = {"recipe": self.recipe.model_dump(mode="json"), "seed": job.seed, "blend": blend,
+                     "held_out": held_out, "exam": self.exam_digest}  # fmt: skip
+        return digest_of(described)
+
+    def is_done(self, job: ProxyJob) -> bool:
+        """Whether the result is there and of this very job."""
+        return self.path(job).is_file() and self.read(job)["job"] == self.identity(job)
+
+
 def train_proxies(
-    jobs: Sequence[ProxyJob], recipe: TrainRecipe, validation: ShardSet, work: Path, workers: int = 1
-) -> Outcome:
+    jobs: Sequence[ProxyJob], recipe: TrainRecipe, validation: ShardSet, work: Path, workers: int = 1,
+    exam: Exam | None = None,
+) -> Outcome:  # fmt: skip
     """Train every job and measure it on every held-out shard.
 
     Writes `proxies/<id>.json` as they finish and `metrics.csv` at the end: id, then nats per token of each domain.
@@ -65,6 +120,7 @@ def train_proxies(
         validation: held-out shards, one per domain.
         work: folder to fill; may hold results of a killed call.
         workers: processes; changes no byte.
+        exam: what each proxy is asked when it is trained; the answers stand in its result as `evaluation`.
 
     Returns:
         Metrics: proxies, parameters and tokens of each, domains measured.
@@ -73,19 +129,20 @@ def train_proxies(
         DataError: ids are not unique or not names, or as for `trainer.loop.train`.
     """
     _check_ids(jobs)
-    pending = [job for job in jobs if not _is_done(job, recipe, validation, work)]
+    swarm = _Swarm(recipe, validation, work, exam, exam.identity() if exam else None)
+    pending = [job for job in jobs if not swarm.is_done(job)]
     started = time.perf_counter()
     with track("proxies", len(jobs), "proxies") as tracker:
         done = len(jobs) - len(pending)
         tracker.update(done)
-        for _ in _perform(pending, recipe, validation, work, workers):
+        for _ in _perform(pending, swarm, workers):
             done += 1
             tracker.update(done)
     seconds = time.perf_counter() - started
     if pending:
         record("proxies", trained=len(pending), workers=workers, seconds=round(seconds, 3),
                tokens_per_s=round(len(pending) * recipe.tokens / seconds))  # fmt: skip
-    results = [_read(work, job) for job in jobs]
+    results = [swarm.read(job) for job in jobs]
     domains = [shard.name for shard in validation.shards]
     write_atomically(work / "metrics.csv", _table(results, domains).encode())
     return Outcome(metrics={
@@ -93,18 +150,16 @@ def train_proxies(
     })  # fmt: skip
 
 
-def _perform(
-    jobs: Sequence[ProxyJob], recipe: TrainRecipe, validation: ShardSet, work: Path, workers: int
-) -> Iterator[None]:
+def _perform(jobs: Sequence[ProxyJob], swarm: _Swarm, workers: int) -> Iterator[None]:
     """Train the jobs, yielding as each one finishes."""
     if workers == 1 or len(jobs) < 2:
         for job in jobs:
-            yield _train_one(job, recipe, validation, work)
+            yield _train_one(job, swarm)
         return
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(PRELOADED)
     with ProcessPoolExecutor(min(workers, len(jobs)), mp_context=context, initializer=_begin_worker) as pool:
-        running: list[Future[None]] = [pool.submit(_train_one, job, recipe, validation, work) for job in jobs]
+        running: list[Future[None]] = [pool.submit(_train_one, job, swarm) for job in jobs]
         try:
             for future in as_completed(running):
                 yield future.result()
@@ -126,37 +181,27 @@ def _keep_freed_memory() -> None:
         libc.mallopt(M_TRIM_THRESHOLD, HELD_BYTES)
 
 
-def _train_one(job: ProxyJob, recipe: TrainRecipe, validation: ShardSet, work: Path) -> None:
+def _train_one(job: ProxyJob, swarm: _Swarm) -> None:
     """Train one proxy and write its result."""
-    folder = work / SCRATCH / "proxies" / job.id
-    outcome = train(recipe.model_copy(update={"seed": job.seed}), job.blend, folder, validation)
+    folder = swarm.work / SCRATCH / "proxies" / job.id
+    outcome = train(swarm.recipe.model_copy(update={"seed": job.seed}), job.blend, folder, swarm.validation)
     stages: list[dict[str, Any]] = outcome.metrics["stages"]
     result = {
-        "id": job.id, "seed": job.seed, "job": _identity(job, recipe, validation),
+        "id": job.id, "seed": job.seed, "job": swarm.identity(job),
         "train_loss": stages[-1]["last_loss"], "held_out": outcome.metrics["held_out"],
         "domains": {stage["name"]: stage["domains"] for stage in stages},
     }  # fmt: skip
-    write_atomically(_path(work, job), (json.dumps(result, indent=1, sort_keys=True) + "\n").encode())
+    if swarm.exam is not None:
+        result["evaluation"] = _examine(folder, swarm.exam)
+    write_atomically(swarm.path(job), (json.dumps(result, indent=1, sort_keys=True) + "\n").encode())
     shutil.rmtree(folder)
 
 
-def _identity(job: ProxyJob, recipe: TrainRecipe, validation: ShardSet) -> str:
-    blend = [(weight, shard.name, shard.sha256) for weight, shard in job.blend.parts]
-    held_out = [(shard.name, shard.sha256) for shard in validation.shards]
-    described = {"recipe": recipe.model_dump(mode="json"), "seed": job.seed, "blend": blend, "held_out": held_out}
-    return digest_of(described)
+def _examine(folder: Path, exam: Exam) -> dict[str, Any]:
+    from trainer.export import export_hf
 
-
-def _is_done(job: ProxyJob, recipe: TrainRecipe, validation: ShardSet, work: Path) -> bool:
-    return _path(work, job).is_file() and _read(work, job)["job"] == _identity(job, recipe, validation)
-
-
-def _path(work: Path, job: ProxyJob) -> Path:
-    return work / "proxies" / f"{job.id}.json"
-
-
-def _read(work: Path, job: ProxyJob) -> dict[str, Any]:
-    return json.loads(_path(work, job).read_text(encoding="utf-8"))
+    export_hf(folder / "final", folder / "hf", exam.tokenizer)
+    return dict(evaluate(folder / "hf", folder / "exam", exam.settings, exam.validation, exam.items).metrics)
 
 
 def _check_ids(jobs: Sequence[ProxyJob]) -> None:

@@ -136,12 +136,19 @@ def item_files(recipe: RunRecipe) -> list[Path]:
     return expand_inputs([root / name for name in recipe.items.files]) if recipe.items.files else []
 
 
+def chain_files(recipe: RunRecipe) -> dict[str, Path]:
+    """Files of chains of thought that the recipe makes items of, by name."""
+    found = {name: expand_inputs([Path(recipe.root) / path]) for name, path in recipe.items.chains.files.items()}
+    return {name: files[0] for name, files in found.items()}
+
+
 def _items(recipe: RunRecipe) -> Step:
     def action(place: Place, work: Path) -> Outcome:
         return make_items(recipe, place, work)
 
     def inputs() -> dict[str, str]:
-        return {f"items:{number}:{path.name}": sha256_of(path) for number, path in enumerate(item_files(recipe))}
+        files = [*item_files(recipe), *chain_files(recipe).values()]
+        return {f"items:{number}:{path.name}": sha256_of(path) for number, path in enumerate(files)}
 
     return Step("items", action, "evaluation items, made and read", plain(items=recipe.items), ["quality"],
                 ("pipelines", "trainer"), inputs)  # fmt: skip
@@ -149,12 +156,14 @@ def _items(recipe: RunRecipe) -> Step:
 
 def make_items(recipe: RunRecipe, place: Place, work: Path) -> Outcome:
     """Write `items/<benchmark>.jsonl` for items made from documents and for those read from files."""
+    from trainer.chains import make_chain_items
     from trainer.cloze import make_cloze_items
     from trainer.eval_items import load_items, write_items
 
     metrics: dict[str, object] = {}
     if recipe.items.cloze is not None:
         metrics |= make_cloze_items(place.documents("quality"), work, recipe.items.cloze).metrics
+    metrics |= make_chain_items(chain_files(recipe), work, recipe.items.chains).metrics
     for path in item_files(recipe):
         items, rejected = load_items(path)
         if not items:

@@ -133,14 +133,15 @@ def test_bits_per_byte_by_hand():
 
 def test_accuracies_by_hand():
     rows = [
-        {"gold": 0, "reason": None, "loglikelihoods": [-2.0, -3.0], "chars": [1, 6], "bytes": [2, 7]},  # sum right
-        {"gold": 1, "reason": None, "loglikelihoods": [-2.0, -3.0], "chars": [1, 6], "bytes": [2, 7]},  # per char right
-        {"gold": 1, "reason": None, "loglikelihoods": [-5.0, -3.0], "chars": [1, 6], "bytes": [2, 7]},  # both right
-        {"gold": 1, "reason": "why", "loglikelihoods": [None, None], "chars": [1, 6], "bytes": [2, 7]},
+        {"gold": 0, "reason": None, "loglikelihoods": [-2.0, -3.0], "tokens": [1, 1]},  # right but per character
+        {"gold": 1, "reason": None, "loglikelihoods": [-2.0, -3.0], "tokens": [1, 1]},  # right per character
+        {"gold": 1, "reason": None, "loglikelihoods": [-5.0, -3.0], "tokens": [5, 2]},  # right but per token
+        {"gold": 1, "reason": "why", "loglikelihoods": [None, None], "tokens": [1, None]},
     ]
-    found = summarize_items(pa.Table.from_pylist(rows))
+    found = summarize_items(pa.Table.from_pylist([row | {"chars": [1, 6], "bytes": [2, 7]} for row in rows]))
     assert (found["items"], found["unscored"], found["chance"]) == (3, {"why": 1}, 0.5)
     assert (found["acc"], found["acc_norm"]) == (pytest.approx(2 / 3), pytest.approx(2 / 3))
+    assert (found["acc_ppl"], found["acc_ppl_verdict"]) == (pytest.approx(1 / 3), "not told from chance")
     assert found["gold_bits_per_byte"] == pytest.approx(8 / math.log(2) / 16)
 
 
