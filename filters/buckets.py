@@ -316,7 +316,7 @@ def _lookup(buckets_file: Path, score_files: Sequence[Path]) -> pl.DataFrame:
 
 
 def _assign_file(file: Path, part: str, lookup: pl.DataFrame, work: Path) -> None:
-    documents = conform(pq.read_table(file))
+    documents = conform(pq.read_table(file), file=file)
     found = pl.DataFrame({"id": documents["id"].to_pylist()}, schema={"id": pl.String})
     found = found.join(lookup, on="id", how="left", maintain_order="left")
     if (missing := found.filter(pl.col("repeated").is_null())).height:

@@ -21,7 +21,7 @@ OTHERS = 300
 """Languages that py3langid's rest is spread over: each gets (1 - p) / OTHERS when it knows it."""
 TEMPERATURE = 1.8
 """Scores are divided by it before they become a confidence: the opinions are not independent."""
-_PREFIX = "__label__"
+LABEL = "__label__"
 _NOT_LETTERS = r"[^\pL\pM]+"
 _ONE_CHARACTER_WORDS = r"([\p{Han}\p{Hiragana}\p{Katakana}])"
 
@@ -32,7 +32,7 @@ def load_ngrams() -> tuple[Any, tuple[str, ...]]:
     import fasttext
 
     model = fasttext.load_model(str(MODEL))
-    return model, tuple(sorted(str(label).removeprefix(_PREFIX) for label in model.get_labels()))
+    return model, tuple(sorted(str(label).removeprefix(LABEL) for label in model.get_labels()))
 
 
 def letters(texts: pa.Array) -> pa.Array:
@@ -61,7 +61,7 @@ def propose(texts: pa.Array) -> tuple[np.ndarray, np.ndarray]:
     sizes = np.fromiter(map(len, labels), np.int64, len(labels))
     at, rank = np.repeat(rows, sizes), np.concatenate([np.arange(PROPOSED)[:size] for size in sizes])
     flat = pa.array([label for row in labels for label in row])
-    known = pa.array([_PREFIX + code for code in codes])
+    known = pa.array([LABEL + code for code in codes])
     index_NK[at, rank] = pc.index_in(flat, value_set=known).to_numpy(zero_copy_only=False)
     share_NK[at, rank] = np.concatenate(shares)
     return index_NK, share_NK

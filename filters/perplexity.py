@@ -11,7 +11,7 @@ import json
 import time
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import numpy as np
 import polars as pl
@@ -41,7 +41,8 @@ class PerplexitySettings(Section):
         scorer: what runs the model: `transformers` or `vllm` for a causal one, `kenlm` for an n-gram one.
         max_tokens: tokens per window; the model's own limit where that is smaller.
         long_documents: score the `first` window only (bounds the cost, enough to rank), or every `disjoint` window.
-        prefix: token put before the document, so that its first token is scored too.
+        prefix: token put before the document, so that its first token is scored too: the tokenizer's `eos` or `bos`, a
+            token as it is written (`<|endoftext|>`), or `none`.
         dtype: of weights and activations; the softmax is float32 always.
         batch_tokens: tokens per forward pass, padding included.
         threads: of each worker; fixed here because the order of float sums depends on it.
@@ -51,7 +52,7 @@ class PerplexitySettings(Section):
     scorer: Literal["transformers", "vllm", "kenlm"] = "transformers"
     max_tokens: int = Field(default=4096, ge=2)
     long_documents: Literal["first", "disjoint"] = "first"
-    prefix: Literal["eos", "bos", "none"] = "eos"
+    prefix: Literal["eos", "bos", "none"] | Annotated[str, Field(pattern=r"<.+>")] = "eos"
     dtype: Literal["float32", "bfloat16"] = "float32"
     batch_tokens: int = Field(default=2048, ge=1)
     threads: int = Field(default=1, ge=1)

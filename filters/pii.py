@@ -205,7 +205,10 @@ def mask_pii(files: Sequence[Path], work: Path, settings: PiiSettings | None = N
         workers: processes.
 
     Returns:
-        counts, and `spans`: type -> number.
+        counts, `spans`: type -> number, and `documents_with_spans`.
     """
     counts = transform(files, [MaskPii(settings)], work, workers, "pii")
-    return Outcome(counts, {"spans": write_spans(work, parts_of(files))})
+    spans = write_spans(work, parts_of(files))
+    lists = (pq.read_table(path, columns=[SPANS])[SPANS] for path in sorted((work / "attributes").rglob("*.parquet")))
+    found = sum(int(pc.sum(pc.greater(pc.list_value_length(column), 0)).as_py() or 0) for column in lists)
+    return Outcome(counts, {"spans": spans, "spans_in_all": sum(spans.values()), "documents_with_spans": found})

@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
+import pyarrow.parquet as pq
 from pydantic import Field, model_validator
 
 from filters.calibration import auc_interval, reliability
@@ -290,10 +291,19 @@ def score_quality(
         workers: processes.
 
     Returns:
-        counts, and the threshold.
+        counts, the threshold, and quantiles of the scores.
 
     Raises:
         DataError: no model, or one of another normaliser.
     """
     block = ScoreQuality(settings, model)
-    return Outcome(transform(files, [block], work, workers, "quality"), {"threshold": block.threshold})
+    counts = transform(files, [block], work, workers, "quality")
+    return Outcome(counts, {"threshold": block.threshold, "scores": _quantiles(work, block.field.name)})
+
+
+def _quantiles(work: Path, column: str) -> dict[str, float]:
+    """Where the scores lie, as far as four digits tell."""
+    tables = [pq.read_table(path, columns=[column]) for path in sorted((work / "attributes").rglob("*.parquet"))]
+    scores = np.concatenate([table[column].to_numpy() for table in tables]) if tables else np.zeros(0)
+    names = {"least": 0, "quarter": 0.25, "median": 0.5, "three_quarters": 0.75, "most": 1}
+    return {name: round(float(np.quantile(scores, at)), 4) for name, at in names.items()} if len(scores) else {}

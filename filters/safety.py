@@ -1,8 +1,9 @@
 """Safety: documents from listed addresses and documents with listed words are dropped, with the reason.
 
 The one choice that matters: Loam ships no list and fetches none unasked. A folder with UT1's categories and one with a
-list of words per language are given by path; categories of UT1 that say nothing against a text (banks, newspapers) are
-left alone unless they are named. Sources: RefinedWeb (arXiv:2306.01116, appendix G.1), C4 (JMLR 21/20-074), FineWeb.
+list of words per language are given by path, or by the name that `loam fetch` knows; categories of UT1 that say nothing
+against a text (banks, newspapers) are left alone unless they are named. Words with the default settings are C4's rule
+about bad words. Sources: RefinedWeb (arXiv:2306.01116, appendix G.1), C4 (JMLR 21/20-074), FineWeb.
 """
 
 import functools
@@ -10,6 +11,7 @@ import gzip
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal, NamedTuple
+from urllib.parse import unquote
 
 import numpy as np
 import pyarrow as pa
@@ -17,7 +19,8 @@ import pyarrow.compute as pc
 import xxhash
 from pydantic import Field
 
-from filters.url_lists import Addresses, Entries, compile_entries, match_addresses, normalise_addresses
+from filters.list_sources import how_to_get, list_path
+from filters.url_lists import Entries, compile_entries, match_addresses
 from filters.verdict import first_failure
 from filters.word_lists import Trie, compile_words, count_words
 from pipelines.block import Block
@@ -27,6 +30,7 @@ from pipelines.execute import transform
 from pipelines.files import expand_inputs
 from pipelines.recipe import Section
 from pipelines.store import Outcome
+from pipelines.url_key import Addresses, normalise_addresses
 
 _HARMLESS_NAMES = """
 ai associations_religieuses astrology audio-video bank bitcoin blog celebrity chat child cleaning cooking dialer doh
@@ -48,21 +52,13 @@ LIST_OF = {"cmn": "zh", "zho": "zh", "yue": "zh", "nob": "no", "nno": "no", "nor
 """ISO 639-3 -> name of the list of words, as LDNOOBW names them."""
 
 
-LIST_SOURCES = {
-    "urls": "UT1 (CC-BY-SA-4.0): github.com/olbat/ut1-blacklists, folder blacklists, or dsi.ut-capitole.fr/blacklists",
-    "words": "LDNOOBW (CC-BY-4.0): github.com/LDNOOBW/List-of-Dirty-Naughty-Obscene-and-Otherwise-Bad-Words",
-    "public_suffixes": "the public suffix list (MPL-2.0): publicsuffix.org/list/public_suffix_list.dat",
-}
-"""Where lists come from: what `loam check` says of one that is not there."""
-
-
 class SafetySettings(Section):
     """Which lists, and what a match means.
 
     Attributes:
-        urls: folder of lists of domains and addresses: `<category>/domains`, `<category>/urls`,
+        urls: `ut1`, or a folder of lists of domains and addresses: `<category>/domains`, `<category>/urls`,
             `<category>_domains.txt(.gz)`, ... and of words in addresses (`hard_words`, `soft_words`, `inside_words`).
-        words: folder with a list of words for each language (`en`, `zh`, ...; plain or .txt).
+        words: `ldnoobw`, or a folder with a list of words for each language (`en`, `zh`, ...; plain or .txt).
         categories: lists to use; empty: all but those that say nothing against a text.
         soft_matches: so many soft words in an address drop a document; one hard word does.
         listed_words: what the English list of `words` is in addresses.
@@ -70,7 +66,7 @@ class SafetySettings(Section):
         keep_fraction: share of documents with listed words that stays all the same, drawn by hash of the id.
         seed: of that draw.
         default_language: of documents without one; null: such documents are not looked at.
-        public_suffixes: file of the public suffix list; null: a rule of thumb.
+        public_suffixes: `public-suffixes`, or file of the public suffix list; null: a rule of thumb.
     """
 
     urls: str | None = None
@@ -91,13 +87,13 @@ class SafetySettings(Section):
         return {name: path for name, path in named.items() if path is not None}
 
     def below(self, root: Path) -> "SafetySettings":
-        """The same with paths that start at a folder."""
-        return self.model_copy(update={name: str(root / path) for name, path in self.paths.items()})
+        """The same with paths that start at a folder; a list of a known name is found where `loam fetch` puts it."""
+        return self.model_copy(update={name: str(list_path(path, root)) for name, path in self.paths.items()})
 
     def missing(self) -> list[str]:
-        """What is not there, one line each, and where it can be had."""
+        """What is not there, one line each, and how it is got."""
         return [
-            f"safety.{name}: {path} does not exist; {LIST_SOURCES[name]}"
+            f"safety.{name}: {path} does not exist; {how_to_get(name, Path(path).name)}"
             for name, path in self.paths.items() if not Path(path).exists()
         ]  # fmt: skip
 
@@ -234,7 +230,7 @@ class Safety(Block):
         return with_fate(batch.append_column("safety.word", first), DROPPED, reasons)
 
     def _by_address(self, column: pa.ChunkedArray, urls: UrlLists) -> tuple[pa.Array, pa.Array]:
-        found = normalise_addresses(column)
+        found = normalise_addresses(column, lists=True)
         domain_N, address_N = match_addresses(found, urls.entries)
         text = _address_texts(found)
         least = {"hard": 1, "soft": self.settings.soft_matches, "inside": 1}
@@ -284,10 +280,15 @@ class Safety(Block):
 
 
 def _address_texts(found: Addresses) -> pa.Array:
-    """Normalised addresses as a string column (bytes that are no UTF-8 cannot occur: such rows went through Python)."""
-    offsets = pa.py_buffer(found.start_N.astype(np.int64).tobytes())
-    wide = pa.LargeStringArray.from_buffers(len(found.host_N), offsets, pa.py_buffer(found.bytes_B.tobytes()))
-    return wide.cast(pa.string())
+    """Normalised addresses as people read them: percent signs stand for letters of words."""
+    texts = found.texts()
+    rows = np.flatnonzero(pc.match_substring(texts, "%").to_numpy(zero_copy_only=False))
+    if not len(rows):
+        return texts
+    plain = texts.to_pylist()
+    for row in rows.tolist():
+        plain[row] = unquote(plain[row], errors="replace")
+    return pa.array(plain, pa.string())
 
 
 def safety(files: Sequence[Path], work: Path, settings: SafetySettings, workers: int = 1) -> Outcome:

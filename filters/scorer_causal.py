@@ -82,7 +82,8 @@ def prefix_id(tokenizer: Any, prefix: str, model: Path) -> int | None:
     """
     if prefix == "none":
         return None
-    found = tokenizer.eos_token_id if prefix == "eos" else tokenizer.bos_token_id
+    named = {"eos": tokenizer.eos_token_id, "bos": tokenizer.bos_token_id}
+    found = named[prefix] if prefix in named else tokenizer.get_vocab().get(prefix)
     if found is None:
         raise DataError(f"{model}: the tokenizer has no {prefix} token; use prefix: none, or name one in its config")
     return found

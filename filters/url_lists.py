@@ -1,180 +1,28 @@
 """Lists of domains and addresses, matched the way that they are meant.
 
 The one choice that matters: a domain covers itself and what lies below it, label by label, and an address covers what
-begins with it at a slash or a question mark; list and document pass the same normaliser (case, percent signs, IDNA,
-login, port), and entries live as sorted 64-bit hashes, so that millions of them cost eight bytes each. Two
-addresses collide with a chance of 10^-4 in a thousand million lookups in a million entries. Sources: RFC 3986,
-RFC 5891, the squidGuard conventions of the UT1 lists (University of Toulouse).
+begins with it at a slash or a question mark; list and document pass the same normaliser (`pipelines/url_key.py`), and
+entries live as sorted 64-bit hashes, so that millions of them cost eight bytes each. Two addresses collide with a
+chance of 10^-4 in a thousand million lookups in a million entries. Source: the squidGuard conventions of the UT1 lists
+(University of Toulouse).
 
 Legend of suffixes: B bytes, N addresses, E entries.
 """
 
-import re
 from collections.abc import Iterable
 from typing import NamedTuple
-from urllib.parse import unquote_to_bytes
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 
 from pipelines.compiled import inlined, kernel
-from pipelines.shingles import utf8_buffers, xxh64
+from pipelines.shingles import xxh64
+from pipelines.url_key import Addresses, normalise_addresses, without_www
 
 _SECOND_LEVEL_NAMES = "ac co com edu gob gov go ltd me mil ne net nom or org sch"
 SECOND_LEVEL = frozenset(_SECOND_LEVEL_NAMES.split())
 """Names that registries of countries put before theirs: `co.uk` and `com.br` are suffixes, not somebody's domain."""
-SLASH, COLON, AT_SIGN, DOT, PERCENT, QUESTION, HASH, BACKSLASH, BRACKET, AMPERSAND = (ord(c) for c in "/:@.%?#\\[&")
-
-
-class Addresses(NamedTuple):
-    """Normalised addresses: `host/path?query`, without scheme, login, port and fragment.
-
-    Attributes:
-        bytes_B: uint8, all addresses.
-        start_N: int64, first byte of each; `start_N[n + 1]` is one past its last.
-        host_N: int64, one past the last byte of each host.
-    """
-
-    bytes_B: np.ndarray
-    start_N: np.ndarray
-    host_N: np.ndarray
-
-
-@inlined
-def _hex(code):
-    if 48 <= code <= 57:
-        return code - 48
-    lower = code | 32
-    return lower - 87 if 97 <= lower <= 102 else -1
-
-
-@kernel
-def _host_bounds(data_B, start, end):
-    """First and one past the last byte of the host of an address, and where the path begins."""
-    at = start
-    while at < end and at - start < 16:
-        if data_B[at] == COLON and at + 2 < end and data_B[at + 1] == SLASH and data_B[at + 2] == SLASH:
-            start = at + 3
-            break
-        code = data_B[at] | 32
-        if not (97 <= code <= 122 or 48 <= data_B[at] <= 57 or data_B[at] in (43, 45, 46)):
-            break
-        at += 1
-    if end - start >= 2 and data_B[start] == SLASH and data_B[start + 1] == SLASH:
-        start += 2
-    path = start
-    while path < end and data_B[path] not in (SLASH, QUESTION, HASH, BACKSLASH):
-        path += 1
-    host = start
-    for at in range(start, path):
-        if data_B[at] == AT_SIGN:
-            host = at + 1
-    stop = path
-    if host < path and data_B[host] != BRACKET:
-        for at in range(host, path):
-            if data_B[at] == COLON:
-                stop = at
-                break
-    while stop > host and data_B[stop - 1] == DOT:
-        stop -= 1
-    return host, stop, path
-
-
-@kernel
-def _normalise(data_B, offsets_N, out_B, start_N, host_N, odd_N):
-    used = 0
-    for n in range(len(offsets_N) - 1):
-        first, end = offsets_N[n], offsets_N[n + 1]
-        while first < end and data_B[first] <= 32:
-            first += 1
-        while end > first and data_B[end - 1] <= 32:
-            end -= 1
-        host, stop, path = _host_bounds(data_B, first, end)
-        start_N[n] = used
-        at = host
-        while at < end:
-            if at == stop:
-                host_N[n], at = used, path
-                if at >= end:
-                    break
-            code = data_B[at]
-            at += 1
-            if code == PERCENT and at + 1 < end and _hex(data_B[at]) >= 0 and _hex(data_B[at + 1]) >= 0:
-                code = np.uint8(16 * _hex(data_B[at]) + _hex(data_B[at + 1]))
-                at += 2
-                odd_N[n] |= at <= path  # a host with percent signs may hide dots, ports and letters of any script
-            elif code == HASH and at > path:
-                break
-            if code >= 128:
-                odd_N[n] = True
-            if 65 <= code <= 90:
-                code |= 32
-            if at > path and code == BACKSLASH:
-                code = SLASH
-            if at > path and code == SLASH and used > host_N[n] and out_B[used - 1] == SLASH:
-                continue
-            out_B[used] = code
-            used += 1
-        if stop >= end:
-            host_N[n] = used
-        while used > host_N[n] and out_B[used - 1] in (SLASH, QUESTION):
-            used -= 1
-    start_N[len(offsets_N) - 1] = used
-
-
-def normalise_address(text: str) -> tuple[str, int]:
-    """One address in Python: what the kernel does, and hosts and paths of any script besides.
-
-    Returns:
-        `host/path?query`, and the length of the host.
-    """
-    text = text.strip("".join(map(chr, range(33))))
-    text = re.sub(r"^[A-Za-z0-9+.-]{0,15}://", "", text, count=1)
-    text = text.removeprefix("//") if not text.startswith("///") else text[2:]
-    split = re.search(r"[/?#\\]", text)
-    host, rest = (text[: split.start()], text[split.start() :]) if split else (text, "")
-    host = unquote_to_bytes(host).decode("utf-8", "replace").rpartition("@")[2].lower()
-    if not host.startswith("["):
-        host = host.partition(":")[0]
-    host = _ascii_host(host.rstrip("."))
-    rest = unquote_to_bytes(rest.partition("#")[0]).decode("utf-8", "replace").lower().replace("\\", "/")
-    rest = re.sub("/+", "/", rest).rstrip("/?")
-    return host + rest, len(host.encode())
-
-
-def _ascii_host(host: str) -> str:
-    if host.isascii():
-        return host
-    import idna
-
-    try:
-        return idna.encode(host, uts46=True, transitional=False).decode("ascii")
-    except (idna.IDNAError, UnicodeError):
-        return host
-
-
-def normalise_addresses(column: pa.Array | pa.ChunkedArray) -> Addresses:
-    """Bring a column of addresses to one form.
-
-    Args:
-        column: string (N,); null counts as empty.
-    """
-    column = pc.fill_null(column, "")
-    data_B, offsets_N = utf8_buffers(column)
-    size, count = int(offsets_N[-1] - offsets_N[0]), len(offsets_N) - 1
-    out_B, start_N, host_N = np.empty(size, np.uint8), np.zeros(count + 1, np.int64), np.zeros(count, np.int64)
-    odd_N = np.zeros(count, np.bool_)
-    _normalise(data_B, offsets_N, out_B, start_N, host_N, odd_N)
-    if not odd_N.any():
-        return Addresses(out_B[: start_N[-1]], start_N, host_N)
-    pieces = [out_B[start_N[n] : start_N[n + 1]] for n in range(count)]
-    hosts = (host_N - start_N[:-1]).tolist()
-    for n in np.flatnonzero(odd_N).tolist():
-        text, hosts[n] = normalise_address(column[n].as_py())
-        pieces[n] = np.frombuffer(text.encode(), np.uint8)
-    starts_N = np.concatenate([[0], np.cumsum([len(piece) for piece in pieces])])
-    return Addresses(np.concatenate(pieces), starts_N, starts_N[:-1] + np.array(hosts))
+DOT, SLASH, QUESTION, AMPERSAND = (ord(c) for c in "./?&")
 
 
 class Entries(NamedTuple):
@@ -196,17 +44,11 @@ class Entries(NamedTuple):
 
 
 @kernel
-def _without_www(data_B, start, host):
-    www = host - start > 4 and data_B[start] == 119 and data_B[start + 1] == 119 and data_B[start + 2] == 119
-    return start + 4 if www and data_B[start + 3] == DOT else start
-
-
-@kernel
 def _hash_entries(data_B, start_N, host_N, hash_N, path_N):
     for n in range(len(host_N)):
         first, end = start_N[n], start_N[n + 1]
         path_N[n] = end > host_N[n]
-        hash_N[n] = xxh64(data_B, _without_www(data_B, first, host_N[n]) if path_N[n] else first, end, np.uint64(0))
+        hash_N[n] = xxh64(data_B, without_www(data_B, first, host_N[n]) if path_N[n] else first, end, np.uint64(0))
 
 
 def is_public_suffix(host: str, suffixes: frozenset[str]) -> bool:
@@ -228,7 +70,7 @@ def compile_entries(lists: Iterable[tuple[int, pa.Array]], suffixes: frozenset[s
     """
     hashes, kinds, categories, refused = [], [], [], 0
     for category, entries in lists:
-        found = normalise_addresses(entries)
+        found = normalise_addresses(entries, lists=True)
         count = len(found.host_N)
         hash_N, path_N = np.zeros(count, np.uint64), np.zeros(count, np.bool_)
         _hash_entries(found.bytes_B, found.start_N, found.host_N, hash_N, path_N)
@@ -285,7 +127,7 @@ def _match(data_B, start_N, host_N, domains_E, domain_category_E, addresses_E, a
                     domain_N[n] = domain_category_E[place]
                     break
         if len(addresses_E):
-            first = _without_www(data_B, start, host)
+            first = without_www(data_B, start, host)
             for at in range(host + 1, end + 1):
                 if at == end or data_B[at] == SLASH or data_B[at] == QUESTION or data_B[at] == AMPERSAND:
                     place = _place(addresses_E, xxh64(data_B, first, at, np.uint64(0)))

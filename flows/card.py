@@ -12,6 +12,8 @@ from typing import Any
 
 from ruamel.yaml import YAML
 
+from flows.publish_rejects import CONFIG, FOLDER, Rejects
+
 SIZES = ((10**3, "n<1K"), (10**4, "1K<n<10K"), (10**5, "10K<n<100K"), (10**6, "100K<n<1M"), (10**7, "1M<n<10M"),
          (10**8, "10M<n<100M"), (10**9, "100M<n<1B"), (10**10, "1B<n<10B"), (10**11, "10B<n<100B"),
          (10**12, "100B<n<1T"))  # fmt: skip
@@ -49,8 +51,9 @@ def size_category(rows: int) -> str:
 
 
 def dataset_card(
-    parts: Sequence[Part], lineage: Mapping[str, Any], name: str, licence: Mapping[str, str], reproduce: str
-) -> str:
+    parts: Sequence[Part], lineage: Mapping[str, Any], name: str, licence: Mapping[str, str], reproduce: str,
+    rejects: Rejects | None = None,
+) -> str:  # fmt: skip
     """README.md of a dataset.
 
     Args:
@@ -59,6 +62,7 @@ def dataset_card(
         name: of the dataset.
         licence: the front matter's licence fields.
         reproduce: the command that builds it again.
+        rejects: of synthesis, where they are published, too.
     """
     languages = _sum(part.languages for part in parts)
     front = {
@@ -68,7 +72,7 @@ def dataset_card(
         "size_categories": [size_category(sum(part.documents for part in parts))],
         "task_categories": ["text-generation"],
         "tags": ["pretraining", *(["synthetic"] if _synthesized(lineage) else [])],
-        "configs": _configs(parts),
+        "configs": _configs(parts) + _rejects_config(rejects),
     }
     body = [
         f"# {name}",
@@ -80,6 +84,7 @@ def dataset_card(
         "## What was kept, and why the rest was not",
         *_funnel(lineage.get("funnel", {})),
         *_generation(lineage.get("synth", {})),
+        *_rejects(rejects),
         "## Licences by source",
         _licences(parts, lineage.get("licences", {})),
         "## Known limits",
@@ -207,6 +212,22 @@ def _generation(steps: Mapping[str, Any]) -> Iterator[str]:
         yield from _funnel({name: manifest}) if manifest.get("counts") else ()
         if rows := _numbers(manifest.get("metrics", {})):
             yield _table(("what", "value"), rows)
+
+
+def _rejects_config(rejects: Rejects | None) -> list[dict[str, Any]]:
+    files = [{"split": "train", "path": f"{FOLDER}/*.parquet"}]
+    return [{"config_name": CONFIG, "data_files": files}] if rejects else []
+
+
+def _rejects(rejects: Rejects | None) -> Iterator[str]:
+    """What was generated and not accepted."""
+    if rejects is None:
+        return
+    yield "## Rejected generations"
+    yield (f"{rejects.rows:,} generations that verification turned down are the configuration `{CONFIG}`, which `all` "
+           "does not hold: reason, stage, an excerpt of what was said, and the key columns of samples.")  # fmt: skip
+    rows = [(reason, stage, f"{number:,}") for (reason, stage), number in rejects.counts.items()]
+    yield _table(("reason", "stage", "generations"), rows)
 
 
 def _licences(parts: Sequence[Part], licences: Mapping[str, str]) -> str:

@@ -5,6 +5,8 @@ expected, what to do next; their exit codes are those of `pipelines/errors.py`. 
 they are called, so that `loam --help` is quick.
 """
 
+import codecs
+import locale
 import os
 import signal
 import sys
@@ -21,9 +23,14 @@ from pipelines.progress import console
 
 USAGE_ERROR: Any = typer.BadParameter.__bases__[0]  # of click, or of the copy of click that newer typer brings
 
+EPILOG = (
+    "Exit codes: 0 done, 2 a recipe or an option is wrong, 3 data is missing or corrupt, 4 a step failed (run again to "
+    "go on), 5 an optional package is absent, 130 stopped. Environment variables and details: docs/cli.md."
+)
 app = typer.Typer(
     name="loam",
     help="Raw text to a verified corpus, a proven data mixture and a trained model.",
+    epilog=EPILOG,
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
@@ -35,11 +42,14 @@ offer_executors(app)
 
 def main() -> None:
     """Entry point: run a command, turn errors into one line and an exit code."""
+    _in_utf8()
     os.environ.setdefault("OMP_WAIT_POLICY", "passive")  # spinning threads are 5 to 10 times slower on busy cores
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")  # forked workers would warn, and it changes nothing
     os.environ.setdefault("HF_HUB_OFFLINE", "1")  # nothing leaves the machine unasked
     if not os.environ.get("LOAM_DEBUG"):
         warnings.simplefilter("ignore")
+    for stream in (sys.stdout, sys.stderr):  # a name that the terminal cannot show is no reason to stop
+        getattr(stream, "reconfigure", lambda **_: None)(errors="backslashreplace")
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, _stop)
     try:
@@ -57,6 +67,14 @@ def main() -> None:
         if os.environ.get("LOAM_DEBUG"):
             traceback.print_exc()
         _fail(f"unexpected {type(error).__name__}: {error} (LOAM_DEBUG=1 shows where)", 4)
+
+
+def _in_utf8() -> None:
+    """Begin again in Python's UTF-8 mode where the locale is of another encoding: files, names and logs are UTF-8."""
+    encodings = {codecs.lookup(name).name for name in (sys.getfilesystemencoding(), locale.getpreferredencoding(False))}
+    if encodings != {"utf-8"} and os.environ.get("PYTHONUTF8") != "1":
+        os.environ["PYTHONUTF8"] = "1"
+        os.execv(sys.executable, [sys.executable, *sys.orig_argv[1:]])
 
 
 def _stop(number: int, frame: object) -> None:

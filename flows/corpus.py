@@ -14,11 +14,13 @@ from pydantic import Field, model_validator
 from flows.recipe import BuildRecipe
 from pipelines.dedup_settings import DedupSettings
 from pipelines.errors import RecipeError
+from pipelines.model_cost import ModelCost
 from pipelines.quantities import Bytes, Tokens
 from pipelines.recipe import Section, load_recipe, merge
 
 SUM_TOLERANCE = 1e-6
 INCLUDED = ("sources", "language", "filters", "known")
+MOVED = {"kind", "paths", "dataset", "subset", "split", "files"}  # keys of a source that say where it is
 
 
 class GroupedDedup(Section):
@@ -56,13 +58,17 @@ class ScorerModel(Section):
 
     Attributes:
         path: a Hugging Face folder, or a KenLM file, relative to the recipe's root.
-        dataset: repository on the Hub that has it, named by `loam check` where the path is empty.
+        dataset: repository on the Hub that has it; `loam fetch` brings it and lets `path` point there.
+        revision: of that repository.
         licence: of the model.
+        cost: assumptions for estimates.
     """
 
     path: str
-    dataset: str | None = None
+    dataset: str | None = Field(default=None, pattern=r"^[\w.-]+/[\w.-]+$")
+    revision: str | None = None
     licence: str | None = None
+    cost: ModelCost | None = None
 
 
 class CorpusItems(Section):
@@ -135,6 +141,9 @@ class CorpusRecipe(BuildRecipe):
                 if "*" in section:
                     raise ValueError(f"include: {name} has {where} for '*'; a recipe to include names its domains")
             taken = merge(taken, sections)
+        for name, source in given.get("sources", {}).items():  # what was known was known of other files
+            if isinstance(source, dict) and MOVED & set(source):
+                taken.get("known", {}).pop(name, None)
         return merge(taken, {key: value for key, value in given.items() if key != "include"})
 
     @model_validator(mode="after")

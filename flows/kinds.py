@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from flows.commands.runs import kind_of
 from flows.corpus import CorpusRecipe
 from flows.recipe import BuildRecipe, RunRecipe
+from flows.score_recipe import ScoreRecipe
 from pipelines.errors import RecipeError
 from pipelines.recipe import Section, load_recipe
 from synth.recipe import SynthSettings
@@ -15,6 +16,7 @@ RECIPE_KINDS: dict[str, type[Section]] = {
     "corpus": CorpusRecipe,
     "train": TrainRecipe,
     "synth": SynthSettings,
+    "score": ScoreRecipe,
 }
 
 

@@ -4,12 +4,15 @@ from pathlib import Path
 from typing import Any
 
 from flows.estimate import cost_of
+from flows.model_estimate import score_cost, synth_cost
 from flows.recipe import BuildRecipe, RunRecipe
 from flows.runner import run_folder
+from flows.score_recipe import ScoreRecipe
 from pipelines.manifest import MANIFEST, digest_of, read_manifest
 from pipelines.quantities import human
 from pipelines.recipe import Section
 from pipelines.store import identity_of
+from synth.recipe import SynthSettings
 from trainer.recipe import TrainRecipe
 
 
@@ -25,6 +28,10 @@ def account(recipe: Section) -> dict[str, Any]:
         return {"domains": recipe.domains, "estimate": cost_of(recipe)}
     if isinstance(recipe, TrainRecipe):
         return _account_training(recipe, recipe.model.vocab_size)
+    if isinstance(recipe, SynthSettings):
+        return {"recipe": recipe.recipe, "estimate": synth_cost(recipe)}
+    if isinstance(recipe, ScoreRecipe):
+        return {"name": recipe.name, "estimate": score_cost(recipe, {})}
     return {"name": getattr(recipe, "name", ""), "digest": digest_of(recipe.model_dump(mode="json"))}
 
 
@@ -91,13 +98,26 @@ def plan_table(rows: list[dict[str, Any]]) -> str:
 
 
 def account_lines(accounts: dict[str, Any], indent: str = "") -> list[str]:
-    """Accounts as lines, large numbers the way people read them."""
+    """Accounts as lines, large numbers the way people read them; what holds only numbers takes one line."""
     lines = []
     for name, value in accounts.items():
-        if isinstance(value, dict):
-            lines += [f"{indent}{name}:", *account_lines(value, indent + "  ")]
-        elif isinstance(value, (int, float)) and not isinstance(value, bool):
-            lines.append(f"{indent}{name}: {human(value)}")
+        if isinstance(value, dict) and any(isinstance(inner, dict) for inner in value.values()):
+            flat = {key: inner for key, inner in value.items() if not isinstance(inner, dict)}
+            nested = {key: inner for key, inner in value.items() if isinstance(inner, dict)}
+            head = f": {_in_a_row(flat)}" if flat else ":"
+            lines += [f"{indent}{name}{head}", *account_lines(nested, indent + "  ")]
+        elif isinstance(value, dict):
+            lines.append(f"{indent}{name}: {_in_a_row(value)}")
         else:
-            lines.append(f"{indent}{name}: {', '.join(value) if isinstance(value, list) else value}")
+            lines.append(f"{indent}{name}: {_said(value)}")
     return lines
+
+
+def _in_a_row(values: dict[str, Any]) -> str:
+    return ", ".join(f"{name} {_said(value)}" for name, value in values.items())
+
+
+def _said(value: object) -> str:
+    if isinstance(value, (int, float)) and not isinstance(value, bool):
+        return human(value)
+    return ", ".join(map(str, value)) if isinstance(value, list) else str(value)

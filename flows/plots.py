@@ -159,6 +159,25 @@ def differences(found: Mapping[str, tuple[float, float, float]], label: str) -> 
     return _svg(figure)
 
 
+def acceptance(stages: Sequence[tuple[str, int]], reasons: Sequence[tuple[str, int]]) -> str:
+    """What synthesis let through, and why the rest was rejected, two panels.
+
+    Args:
+        stages: name and units that passed, in order.
+        reasons: name and units, the most frequent first.
+    """
+    figure, axes = _figure(0.3 * max(len(stages), len(reasons)) + 1.0, 2)
+    for axis, rows, label, colour in zip(axes[0], (stages, reasons), ("units passed", "units rejected"),
+                                         (COLOURS[2], COLOURS[5]), strict=True):  # fmt: skip
+        places = np.arange(len(rows))[::-1]
+        axis.barh(places, [number for _, number in rows], height=0.7, color=colour)
+        axis.set_yticks(places, [name for name, _ in rows])
+        axis.set_xlabel(label)
+        for place, (_, number) in zip(places, rows, strict=True):
+            axis.text(number, place, f" {number:,}", va="center", fontsize=8)
+    return _svg(figure)
+
+
 def expert_load(share: Mapping[int, np.ndarray]) -> str:
     """Share of each expert over training, one panel for each layer; an even load is one colour everywhere.
 

@@ -22,6 +22,7 @@ import pyarrow.parquet as pq
 from pydantic import Field
 
 from flows.card import Part, dataset_card, model_card
+from flows.publish_rejects import CONFIG, publish_rejects
 from pipelines.block import BATCH_ROWS, ROW_GROUP_ROWS
 from pipelines.document import SCHEMA, conform
 from pipelines.errors import DataError, RecipeError
@@ -73,6 +74,7 @@ def publish_dataset(
     lineage: Mapping[str, Any],
     settings: PublishSettings,
     held_out: Sequence[Path] = (),
+    rejects: Sequence[Path] = (),
 ) -> Outcome:
     """Write Parquet splits, a card and MANIFEST.json.
 
@@ -83,6 +85,7 @@ def publish_dataset(
         settings: name, licence, file size.
         held_out: Parquet files with the ids (column `id`) of documents for the split `validation`: the origin sidecars
             of the validation shards. Without any, all documents are `train`.
+        rejects: of synthesis (`synth.outputs.REJECTS`); a configuration of their own.
 
     Returns:
         Metrics: documents, text_bytes, files, and documents by config and split.
@@ -93,8 +96,10 @@ def publish_dataset(
     configs = {domain: domain.replace("/", "-") for domain in documents}
     if odd := [domain for domain, config in configs.items() if not CONFIG_NAME.fullmatch(config)]:
         raise DataError(f"domain {odd[0]!r} cannot name a configuration: expected words such as 'web_en/high'")
-    if len(set(configs.values())) < len(configs) or "all" in configs.values():
-        raise DataError(f"domains {', '.join(configs)} do not give distinct configuration names other than 'all'")
+    if len(set(configs.values())) < len(configs) or set(configs.values()) & {"all", CONFIG}:
+        raise DataError(
+            f"domains {', '.join(configs)} do not give distinct configuration names other than 'all' and {CONFIG!r}"
+        )
     held = pa.chunked_array([pq.read_table(f, columns=["id"])["id"].combine_chunks() for f in held_out], pa.string())
     parts = [
         part for domain, files in documents.items()
@@ -102,14 +107,15 @@ def publish_dataset(
     ]  # fmt: skip
     if not parts:
         raise DataError(f"no document to publish in {len(documents)} domains; the run kept none")
-    card = dataset_card(parts, lineage, settings.name, settings.licence_fields(), REPRODUCE)
+    rejected = publish_rejects(rejects, work)
+    card = dataset_card(parts, lineage, settings.name, settings.licence_fields(), REPRODUCE, rejected)
     write_atomically(work / "README.md", card.encode())
     _write_receipt(work, settings.name, "dataset", {**lineage.get("funnel", {}), **lineage.get("synth", {})})
     counts: dict[str, dict[str, int]] = {}
     for part in parts:
         counts.setdefault(part.config, {})[part.split] = part.documents
     totals = {key: sum(getattr(part, key) for part in parts) for key in ("documents", "text_bytes", "files")}
-    return Outcome(metrics={**totals, "configs": counts})
+    return Outcome(metrics={**totals, "configs": counts, "rejects": rejected.rows if rejected else 0})
 
 
 def publish_model(

@@ -17,6 +17,11 @@ from pipelines.recipe import ROOT
 
 PAGES = ROOT / "docs" / "reference"
 GENERATED = "<!-- Written by `make docs` from the code; edit the docstrings and help texts there. -->"
+RULES = (
+    "Every reason that `loam synth` can give, with its version; a hash of all versions and thresholds stands in every "
+    "sample (`verification`). A judge's verdict (`refuted: ...`, `undecided: ...`) says what it found. How often each "
+    "rejects what people wrote is in [synthesis.md](../synthesis.md)."
+)
 INTRO = "What each kind of recipe may say. How recipes work is in [recipes.md](../recipes.md)."
 TABLES = {"domains.yaml": Domains, "mixture.yaml": Mixture}
 
@@ -39,7 +44,15 @@ def pages() -> dict[str, str]:
         "cli.md": ["# The command line", "", GENERATED, "", command.help or "", "", *verbs],
         "recipes.md": ["# Recipes, key by key", "", GENERATED, "", INTRO, "", *kinds],
     }
+    pages["synthesis-rules.md"] = ["# Why a generation is rejected", "", GENERATED, "", RULES, "", *_rules()]
     return {name: "\n".join(lines).rstrip() + "\n" for name, lines in pages.items()}
+
+
+def _rules() -> list[str]:
+    from synth.verification import REASONS
+
+    rows = [(f"`{reason}`", str(version), meaning) for reason, (version, meaning) in REASONS.items()]
+    return table(("Reason", "Version", "Meaning"), rows)
 
 
 def verbs_of(command: Any, path: str) -> Iterator[tuple[str, Any]]:

@@ -20,7 +20,7 @@ from pipelines.executors import current_executor, executor_is
 from pipelines.files import write_atomically
 from pipelines.journal import journal_to, record
 from pipelines.manifest import digest_of, read_manifest
-from pipelines.progress import console
+from pipelines.progress import console, line_when_due
 from pipelines.recipe import dump_yaml
 from pipelines.store import Performed, perform
 
@@ -124,7 +124,8 @@ def perform_in_order(steps: Sequence[Step], place: Place) -> dict[str, Performed
 
 
 def announce(number: int, total: int, step: Step) -> None:
-    """Say on a terminal which step begins."""
+    """Say which step begins: on a terminal, and in a log now and then."""
+    line_when_due(f"step {number} of {total}: {step.name}")
     if console.is_terminal:
         console.print(f"[dim]{number:>2}/{total}[/dim] [bold]{step.name}[/bold]  {step.about}", highlight=False)
 

@@ -14,6 +14,7 @@ from pydantic import BaseModel
 from pipelines.errors import DataError
 from pipelines.executors import executor_is, parse_executor
 from pipelines.files import expand_inputs
+from pipelines.locations import plain_name
 from pipelines.manifest import Manifest
 from pipelines.store import Outcome, parents_from_files, perform
 
@@ -36,6 +37,7 @@ Executor = Annotated[
 AsJson = Annotated[bool, typer.Option("--json", help="Print the manifest's numbers as JSON.")]
 
 Action = Callable[[Path], Outcome]
+SHOWN = 12  # of the rows of a table of numbers; manifest.json and --json have them all
 
 
 def offer_executors(app: typer.Typer) -> None:
@@ -88,7 +90,8 @@ def run_verb(
     """
     if inside := [file for file in files if file.resolve().is_relative_to(out.resolve())]:
         raise DataError(f"{inside[0]} is an input and lies in --out {out}; give another folder for the output")
-    parents = parents_from_files(files) | dict(more_parents or {})
+    more = {plain_name(name): digest for name, digest in (more_parents or {}).items()}
+    parents = parents_from_files(files) | more
     done = perform(name, out, action, settings.model_dump(mode="json"), parents)
     if as_json:
         typer.echo(json.dumps(numbers_of(done.manifest) | {"out": str(out), "how": done.how}, ensure_ascii=False))
@@ -132,17 +135,42 @@ def numbers_of(manifest: Manifest) -> dict[str, Any]:
 
 
 def describe(manifest: Manifest, out: Path, how: str) -> str:
-    """The same for people, in a few lines."""
+    """The same for people, in a few lines; tables of numbers begin with the largest."""
     lines = [f"{manifest.step}: {out}" + (" (nothing to do: already there)" if how == "skipped" else "")]
     if manifest.counts is not None:
         counts = manifest.counts
-        lines.append(f"  documents in {counts.docs_in}, kept {counts.kept}")
+        share = f" ({counts.kept / counts.docs_in:.1%})" if counts.docs_in else ""
+        lines.append(f"  documents in {counts.docs_in}, kept {counts.kept}{share}")
         lines += [f"  dropped  {number:>8}  {reason}" for reason, number in _largest_first(counts.dropped)]
         lines += [f"  rejected {number:>8}  {reason}" for reason, number in _largest_first(counts.rejected)]
-    lines += [
-        f"  {key}: {_short(value)}" for key, value in manifest.metrics.items() if not isinstance(value, (dict, list))
-    ]
+    for key, value in manifest.metrics.items():
+        lines += _told(key, value)
     return "\n".join(lines)
+
+
+def _told(key: str, value: object) -> list[str]:
+    """A metric in words: one line, or one for each of the first rows of a table."""
+    if isinstance(value, Mapping) and any(isinstance(inner, Mapping) for inner in value.values()):
+        rows = {name: inner for name, inner in value.items() if isinstance(inner, Mapping)}
+        told = [f"    {name}: {_in_a_row(inner)}" for name, inner in list(rows.items())[:SHOWN]]
+        more = [f"    ... and {len(rows) - SHOWN} more"] if len(rows) > SHOWN else []
+        return [f"  {key}:", *told, *more]
+    if isinstance(value, Mapping):
+        return [f"  {key}: {_in_a_row(value)}"] if value else [f"  {key}: none"]
+    if isinstance(value, list):
+        plain = [_short(item) for item in value if not isinstance(item, (Mapping, list))]
+        more = f", ... and {len(plain) - SHOWN} more" if len(plain) > SHOWN else ""
+        return [f"  {key}: {', '.join(plain[:SHOWN])}{more}"] if plain else []
+    return [f"  {key}: {_short(value)}"]
+
+
+def _in_a_row(values: Mapping[str, object]) -> str:
+    """Numbers by name; counts from the largest to the smallest, the first of many."""
+    plain = {name: value for name, value in values.items() if not isinstance(value, (Mapping, list))}
+    counts = {name: value for name, value in plain.items() if isinstance(value, int)}
+    shown = _largest_first(counts) if len(counts) == len(plain) > SHOWN else list(plain.items())
+    more = f", ... and {len(shown) - SHOWN} more" if len(shown) > SHOWN else ""
+    return ", ".join(f"{name} {_short(value)}" for name, value in shown[:SHOWN]) + more
 
 
 def _largest_first(counts: Mapping[str, int]) -> list[tuple[str, int]]:

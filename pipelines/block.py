@@ -63,7 +63,7 @@ class ReadDocuments(PipelineStep):
         try:
             with pq.ParquetFile(self.files[rank]) as file:
                 for batch in file.iter_batches(_rows_of_batch(file.metadata)):
-                    yield conform(pa.Table.from_batches([batch]), STREAM)
+                    yield conform(pa.Table.from_batches([batch]), STREAM, self.files[rank])
         except (pa.ArrowInvalid, OSError) as error:
             raise DataError(f"{self.files[rank]} is not readable Parquet: {error}") from None
 

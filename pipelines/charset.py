@@ -30,6 +30,7 @@ PAIRS = re.compile(rb"(?:[\x81-\xfe][\x40-\x7e\x80-\xfe])+")
 ASCII = bytes(range(128))
 WIDE = ("utf-16-le", "utf-16-be", "utf-32-le", "utf-32-be")
 ESCAPED = ("iso2022_jp", "iso2022_kr", "hz")
+ESCAPED_LABELS = ("iso2022", "iso-2022", "iso_2022", "csiso2022", "hz")
 NOT_TEXT = ("idna", "punycode", "utf-7", "unicode-escape", "raw-unicode-escape", "undefined", "utf_8_sig")
 SUPERSETS = {
     "gbk": "gb18030", "gb2312": "gb18030", "euc_kr": "cp949", "shift_jis": "cp932", "big5": "big5hkscs",
@@ -120,13 +121,12 @@ def _without_high_bytes(payload: bytes, declared: str | None) -> str | None:
         for encoding, mask in zip(WIDE, ((0, 1, 0, 1), (1, 0, 1, 0), (0, 1, 1, 1), (1, 1, 1, 0)), strict=True):
             if size >= 8 and all((share > 0.5) == bool(bit) for share, bit in zip(zeros, mask, strict=True)):
                 return encoding
-    if b"\x1b" in payload or b"~{" in payload:
-        for label in (declared, _own_word(payload)):
-            if (name := standard_name(label)) in ESCAPED:
-                return name
-        if b"\x1b$B" in payload and payload.isascii():
-            return "iso2022_jp"
-    return None
+    for label in (declared, _own_word(payload)):
+        # the label is asked before the bytes: to look for "~{" takes longer than to decode
+        name = standard_name(label) if label and label.strip().lower().startswith(ESCAPED_LABELS) else None
+        if name in ESCAPED and (b"~{" if name == "hz" else b"\x1b") in payload:
+            return name
+    return "iso2022_jp" if b"\x1b" in payload and b"\x1b$B" in payload and payload.isascii() else None
 
 
 def _own_word(payload: bytes) -> str | None:
@@ -144,8 +144,8 @@ def _candidates(payload: bytes, declared: str | None) -> Iterator[str]:
     guessed = standard_name(detect_encoding(sample, html5_compatible=False)) if len(high) >= MIN_HIGH_BYTES else None
     said = [name for label in (declared, _own_word(payload)) if (name := standard_name(label))]
     said.sort(key=lambda name: name not in MULTIBYTE and name not in ("utf-8", *WIDE, *ESCAPED))
-    paired = sum(map(len, PAIRS.findall(sample))) >= PAIRED_SHARE * len(high)
-    if guessed in MULTIBYTE and paired and len(high) >= 16 and not set(said) & {*MULTIBYTE, "utf-8"}:
+    open_to = guessed in MULTIBYTE and len(high) >= 16 and not set(said) & {*MULTIBYTE, "utf-8"}
+    if guessed and open_to and sum(map(len, PAIRS.findall(sample))) >= PAIRED_SHARE * len(high):
         said.insert(0, guessed)
     yield from dict.fromkeys(said + ([guessed] if guessed else []))
 

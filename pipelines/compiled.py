@@ -16,7 +16,7 @@ from numba import config, njit
 from pipelines.recipe import ROOT
 
 Function = TypeVar("Function", bound=Callable[..., Any])
-FOLDERS = ("pipelines", "filters", "trainer")
+FOLDERS = ("pipelines", "filters", "synth", "trainer")
 TABLES = b"filters.characters"  # holds no kernel, but arrays that kernels compile in
 
 

@@ -1,10 +1,12 @@
 """Decontamination: find the items of evaluation sets in documents, word for word.
 
 Case, punctuation and diacritics do not count; numbers do, since with them folded any table of 13 numbers is "found".
-13 words as in Brown et al. 2020 (arXiv:2005.14165, appendix C); a shorter text of an item is looked for whole. What is
-indexed of an item is in `pipelines/eval_items.py`, the search in `pipelines/ngram_index.py`.
+13 words as in Brown et al. 2020 (arXiv:2005.14165, appendix C); a shorter text of an item is looked for whole, and one
+of few words (`Solve: $4x^3-2=106$`) letter for letter. What is indexed of an item is in `pipelines/eval_items.py`, the
+searches are in `pipelines/ngram_index.py` and `pipelines/verbatim.py`.
 """
 
+import re
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -25,6 +27,7 @@ from pipelines.execute import SCRATCH, run_blocks, transform
 from pipelines.ngram_index import Reference, Sizes, build_reference, find, sizes_of, without
 from pipelines.recipe import Section
 from pipelines.store import Outcome
+from pipelines.verbatim import build_needles, find_verbatim, squeezed
 
 HITS = pa.schema(
     [
@@ -41,6 +44,8 @@ SHOWN_CHARS = 300
 MIN_BYTES = (
     24  # of a short text's words in UTF-8, spaces included: eight Chinese characters, or six short English words
 )
+WHOLE_CHARACTERS = 20  # without white space: five short words in a row are no accident
+SIGN, SIGNS = re.compile(r"[^\w\s.,;:!?'\"()]"), 4  # of a formula: a short question with so many is looked for, too
 SHARED = 2  # items of a benchmark that may have the same short question
 WHOLE = "(whole item)"  # field of the texts of an item put together, when each is too short to be looked for
 Spans = dict[str, dict[str, list[tuple[int, int]]]]  # benchmark -> item -> first and end character
@@ -55,6 +60,8 @@ class DecontaminateSettings(Section):
             are no more than the name of an office.
         min_words: a question with fewer words than that is looked for whole if it has so many (and 24 bytes); an item
             of which nothing else can be looked for, as its texts put together.
+        min_characters: an item that even so cannot be looked for is, letter for letter, by its question if that has so
+            many characters, two of them digits or signs, else by all its texts if these have `WHOLE_CHARACTERS`.
         min_hits: matched n-grams of one benchmark that make a document contaminated.
         action: `drop` the document, `cut` the matched spans out of it, or `mark` it (`attributes/`: `contaminated_by`).
         cut_minimum: characters that a piece between cuts must have to stay; a document without such a piece is dropped.
@@ -67,6 +74,7 @@ class DecontaminateSettings(Section):
     ngram: int = Field(default=13, ge=1)
     ngram_characters: int = Field(default=20, ge=1)
     min_words: int = Field(default=6, ge=1)
+    min_characters: int = Field(default=8, ge=4)
     min_hits: int = Field(default=1, ge=1)
     action: Literal["drop", "cut", "mark"] = "drop"
     cut_minimum: int = Field(default=200, ge=1)
@@ -102,11 +110,12 @@ def decontaminate(
         DataError: an evaluation file is unreadable, or no item in it has any of the fields.
     """
     items = read_items(against, settings.fields)
-    wanted, short = _wanted(items, settings)
+    wanted, verbatim, short = _wanted(items, settings)
     scratch = work / SCRATCH
     (scratch / "hits").mkdir(parents=True, exist_ok=True)
     write_index(items, work / "index.parquet")
     pq.write_table(wanted.drop_columns("text"), scratch / "items.parquet")
+    pq.write_table(verbatim, scratch / "verbatim.parquet")
     numbers = wanted["benchmark"].combine_chunks().dictionary_encode().indices.to_numpy(zero_copy_only=False)
     ngram_T = _ngrams(sizes_of(wanted["text"], settings.fold_numbers), settings)
     reference = build_reference(wanted["text"], numbers.astype(np.int64), ngram_T, settings.fold_numbers)
@@ -129,8 +138,8 @@ def decontaminate(
     })  # fmt: skip
 
 
-def _wanted(items: pa.Table, settings: DecontaminateSettings) -> tuple[pa.Table, pa.Table]:
-    """`ITEMS` that are looked for, and the items (benchmark, item) of which nothing is.
+def _wanted(items: pa.Table, settings: DecontaminateSettings) -> tuple[pa.Table, pa.Table, pa.Table]:
+    """`ITEMS` looked for by their words, `ITEMS` looked for letter for letter, and items of which nothing can be.
 
     A text shorter than an n-gram is looked for whole if it is a question; an answer so short, or a question that
     several items share ("Which of these is true?"), is found everywhere.
@@ -145,15 +154,35 @@ def _wanted(items: pa.Table, settings: DecontaminateSettings) -> tuple[pa.Table,
     ], bool)  # fmt: skip
     wanted_T = long_T | (own_T & _enough(sizes, settings))
     covered = {key for key, wanted in zip(keys, wanted_T, strict=True) if wanted}
-    together: dict[tuple[str, str], list[str]] = defaultdict(list)
-    for key, text in zip(keys, texts, strict=True):
+    together: dict[tuple[str, str], list[int]] = defaultdict(list)
+    for number, key in enumerate(keys):
         if key not in covered:
-            together[key].append(text)
-    rows = [{"benchmark": b, "item": i, "field": WHOLE, "text": " ".join(parts)} for (b, i), parts in together.items()]
+            together[key].append(number)
+    rows = [{"benchmark": b, "item": i, "field": WHOLE, "text": " ".join(texts[n] for n in parts)}
+            for (b, i), parts in together.items()]  # fmt: skip
     whole = pa.Table.from_pylist(rows, schema=ITEMS)
     whole_T = _enough(_sizes(whole, settings)[0], settings)
-    short = whole.filter(pa.array(~whole_T)).select(["benchmark", "item"])
-    return pa.concat_tables([items.filter(pa.array(wanted_T)), whole.filter(pa.array(whole_T))]), short
+    left = {key for key, enough in zip(together, whole_T, strict=True) if not enough}
+    verbatim = [
+        {"benchmark": keys[n][0], "item": keys[n][1], "field": fields[n], "text": texts[n]}
+        for n in np.flatnonzero(own_T & ~wanted_T)
+        if keys[n] not in left and len(SIGN.findall(texts[n])) >= SIGNS
+    ]
+    short: list[dict[str, str]] = []
+    for row, (key, parts) in zip(rows, together.items(), strict=True):
+        if key not in left:
+            continue
+        question = next((texts[n] for n in parts if own_T[n] and _says_enough(texts[n], settings)), None)
+        if question is None and len(parts) > 1 and len(squeezed(row["text"])) >= WHOLE_CHARACTERS:
+            question = row["text"]
+        (short if question is None else verbatim).append(row | {"text": question or ""})
+    wanted = pa.concat_tables([items.filter(pa.array(wanted_T)), whole.filter(pa.array(whole_T))])
+    return wanted, pa.Table.from_pylist(verbatim, schema=ITEMS), pa.Table.from_pylist(short, schema=ITEMS)
+
+
+def _says_enough(text: str, settings: DecontaminateSettings) -> bool:
+    letters = squeezed(text)
+    return len(letters) >= settings.min_characters and sum(not c.isalpha() for c in letters) >= 2
 
 
 def _sizes(items: pa.Table, settings: DecontaminateSettings) -> tuple[Sizes, np.ndarray]:
@@ -233,10 +262,14 @@ class MarkContaminated(PipelineStep):
         """Treat each batch."""
         scratch = Path(self.work) / SCRATCH
         reference = _load(scratch / "reference.npz")
-        items = pq.read_table(scratch / "items.parquet")
+        items, verbatim = (pq.read_table(scratch / f"{name}.parquet") for name in ("items", "verbatim"))
+        needles = build_needles(verbatim["text"].to_pylist())
         with pq.ParquetWriter(scratch / "hits" / f"{rank:05d}.parquet", HITS) as writer:
             for batch in data:
                 spans = self._search(batch, reference, items)
+                for n, v, start, end in find_verbatim(batch["text"], needles):
+                    by_item = spans.setdefault(n, {}).setdefault(verbatim["benchmark"][v].as_py(), {})
+                    by_item.setdefault(verbatim["item"][v].as_py(), []).append((start, end))
                 if hits := _rows(batch, spans):
                     writer.write_table(pa.Table.from_pylist(hits, schema=HITS))
                 yield self._treat(batch, spans)

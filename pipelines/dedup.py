@@ -22,7 +22,6 @@ from pipelines.dedup_decide import Decision, decide, write_clusters
 from pipelines.dedup_index import open_index, write_index
 from pipelines.dedup_settings import DedupSettings
 from pipelines.document import DROPPED, with_column, with_fate
-from pipelines.errors import DataError
 from pipelines.execute import SCRATCH, run_blocks, transform
 from pipelines.journal import record
 from pipelines.signatures import SignDocuments, open_signatures
@@ -45,9 +44,9 @@ def dedup(
 
     Writes `kept/`, `dropped/` (reason `exact_duplicate`, `url_duplicate`, `near_duplicate`, `semantic_duplicate`,
     `duplicate_lines` or `duplicate_substring`), `clusters.parquet` (`dedup_decide.CLUSTERS`: the documents that have a
-    duplicate, and no others), and for exact, url, minhash and lines `index/`, which a later run takes as `against`; it
-    holds the documents kept here and those of this run's own `against`: the newest stands for all. The methods that cut
-    texts also write `spans.parquet` (`removal.SPANS`).
+    duplicate, and no others), and `index/`, which a later run takes as `against`; it holds the documents kept here and
+    those of this run's own `against`: the newest stands for all. The methods that cut texts also write `spans.parquet`
+    (`removal.SPANS`).
 
     Args:
         files: Parquet documents.
@@ -61,8 +60,6 @@ def dedup(
         DataError: `against` is not an index, or one made with other settings; or the embeddings do not fit.
     """
     (work / SCRATCH).mkdir(parents=True, exist_ok=True)
-    if against and settings.method in ("substring", "semantic"):
-        raise DataError(f"method {settings.method} keeps no index; give all documents at once, or another method")
     if settings.method == "lines":
         from pipelines.line_dedup import dedup_lines
 
@@ -70,7 +67,7 @@ def dedup(
     if settings.method == "substring":
         from pipelines.substring_dedup import dedup_substrings
 
-        return dedup_substrings(files, work, settings, workers)
+        return dedup_substrings(files, work, settings, workers, against)
     decision = _by_signatures(files, work, settings, workers, against, embeddings)
     write_clusters(work / "clusters.parquet", decision.clusters)
     for rank, (dropped, sizes) in enumerate(zip(decision.dropped, decision.sizes, strict=True)):
@@ -93,8 +90,9 @@ def _by_signatures(
     if settings.method == "semantic":
         from pipelines.semantic_dedup import decide_by_embeddings
 
-        return decide_by_embeddings(shards, embeddings, settings, work / SCRATCH)
-    decision = decide(indexed, shards, settings, work / SCRATCH)
+        decision = decide_by_embeddings(indexed, shards, embeddings, settings, work / SCRATCH)
+    else:
+        decision = decide(indexed, shards, settings, work / SCRATCH)
     record("dedup", stage="decide", seconds=round(time.perf_counter() - began, 3))
     write_index(work / "index", indexed, shards, decision.dropped, settings)
     record("dedup", stage="index", seconds=round(time.perf_counter() - began, 3))

@@ -119,7 +119,7 @@ def decide(
     """
     corpus = Corpus.of(indexed, shards)
     alive_N = np.ones(corpus.bases[-1], bool)
-    equal = _joined(list(key_groups(corpus.scan(("key_0", "key_1"), alive_N), len(alive_N), corpus.old)))
+    equal = _joined(list(key_groups(corpus.scan(("key_0", "key_1"), alive_N), len(alive_N), scratch, corpus.old)))
     company_N = np.zeros(len(alive_N), bool)
     company_N[equal.members] = True
     if settings.method == "minhash":
@@ -239,7 +239,7 @@ def _group_bands(
         base += len(sizes)
     for k in range(settings.bands):
         with (folder / f"{k}.members").open("wb") as members, (folder / f"{k}.sizes").open("wb") as sizes:
-            for groups in key_groups(corpus.scan((f"band_{k}",), alive_N), len(alive_N), corpus.old):
+            for groups in key_groups(corpus.scan((f"band_{k}",), alive_N), len(alive_N), scratch, corpus.old):
                 company_N[groups.members] = True
                 groups.members.tofile(members)
                 groups.sizes.astype(np.int64).tofile(sizes)

@@ -86,6 +86,8 @@ def write_index(
     start_index(folder, before)
     for number, (file, gone) in enumerate(zip(shards, dropped, strict=True), start=len(before)):
         _write_kept(SignatureFile(folder / f"{number:05d}.arrow", 0), file, gone, settings)
+        if settings.method == "semantic":
+            _write_vectors(file.vectors, folder / f"{number:05d}.npy", np.flatnonzero(~gone))
     describe_index(folder, settings)
 
 
@@ -132,3 +134,11 @@ def _write_kept(target: SignatureFile, file: SignatureFile, gone: np.ndarray, se
                 sizes = batch["size"].to_numpy()
                 numbers = np.fromfile(given, np.uint32, int(sizes.sum()))
                 numbers[np.repeat(kept, sizes)].tofile(taken)
+
+
+def _write_vectors(source: Path, target: Path, kept: np.ndarray, most: int = 1 << 14) -> None:
+    given = np.load(source, mmap_mode="r", allow_pickle=False)
+    taken = np.lib.format.open_memmap(target, "w+", given.dtype, (len(kept), given.shape[1]))
+    for begin in range(0, len(kept), most):
+        taken[begin : begin + most] = given[kept[begin : begin + most]]
+    taken.flush()

@@ -123,5 +123,9 @@ class DedupSettings(Section):
     def of_index(self) -> dict[str, Any]:
         """What two runs must share for one to use the other's index."""
         names = ["method", "within"] + (["unit", "ngram", "bands", "rows", "seed"] if self.method == "minhash" else [])
-        lines = {"lines": self.lines.model_dump(exclude={"drop_share"})} if self.method == "lines" else {}
-        return {name: getattr(self, name) for name in names} | lines
+        parts: dict[str, Any] = {}
+        if self.method == "lines":
+            parts = {"lines": self.lines.model_dump(exclude={"drop_share"})}
+        elif self.method == "substring":
+            parts = {"substring": {"min_bytes": self.substring.min_bytes}}
+        return {name: getattr(self, name) for name in names} | parts

@@ -5,6 +5,7 @@ datatrove's `Document` is the form that raw readers yield; `table_of` turns thos
 """
 
 from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
@@ -52,15 +53,21 @@ STREAM = pa.schema([*SCHEMA, (FATE, pa.string()), (REASON, pa.string())])
 COLUMNS = frozenset(STREAM.names) - {"metadata"}
 
 
-def conform(table: pa.Table, schema: pa.Schema = SCHEMA) -> pa.Table:
+def conform(table: pa.Table, schema: pa.Schema = SCHEMA, file: str | Path | None = None) -> pa.Table:
     """Bring a table to the document schema: missing columns become null, unknown ones stay behind.
+
+    Args:
+        table: with `id` and `text`.
+        schema: of documents, kept or in a stream.
+        file: that the table is from, for the message.
 
     Raises:
         DataError: `id` or `text` is missing, or a column cannot be cast.
     """
+    where = f"{file}: " if file else ""
     for name in ("id", "text"):
         if name not in table.column_names:
-            raise DataError(f"documents need a column {name!r}; found: {', '.join(table.column_names)}")
+            raise DataError(f"{where}documents need a column {name!r}; found: {', '.join(table.column_names)}")
     columns = []
     for field in schema:
         if field.name not in table.column_names:
@@ -69,7 +76,7 @@ def conform(table: pa.Table, schema: pa.Schema = SCHEMA) -> pa.Table:
         try:
             columns.append(_cast(table[field.name], field.type))
         except (pa.ArrowInvalid, pa.ArrowNotImplementedError) as error:
-            raise DataError(f"column {field.name!r} cannot be read as {field.type}: {error}") from None
+            raise DataError(f"{where}column {field.name!r} cannot be read as {field.type}: {error}") from None
     return pa.table(columns, schema=schema)
 
 

@@ -37,11 +37,12 @@ from pipelines.merge import merge
 from pipelines.pieces import PIECE, PieceWriter, put_end_to_end, read_tally
 from pipelines.quantities import Tokens
 from pipelines.recipe import Section
-from pipelines.sample import domains_of, hash_ids
+from pipelines.sample import domains_of, hash_ids, source_ids
 from pipelines.store import Outcome
-from pipelines.tokenizer import SEGMENT_CHARS, Tokenizer, load_tokenizer, write_tokenizer
+from pipelines.tokenizer import SEGMENT_CHARS, Tokenizer, load_tokenizer
 
 BATCH_BYTES = 1 << 20  # text encoded at a time: an encoding of `tokenizers` takes some 150 times its text's memory
+BYTES_PER_WORKER = 64 << 20  # gigatoken encodes fewer sooner than another process has started and read the tokenizer
 DOMAIN_NAME = re.compile(r"[\w.+-]+(/[\w.+-]+)*")
 
 
@@ -111,9 +112,8 @@ def encode(
     pieces = work / SCRATCH / "pieces"
     parts = parts_of(files)
     threads = workers // max(1, len(files))
-    if workers > 1:  # other processes read this form in a third of the time of a tiktoken file
-        tokenizer = work / SCRATCH / "tokenizer"
-        write_tokenizer(loaded, tokenizer)
+    engine = _cached_encoder(loaded, settings.engine).engine if workers > 1 else ""
+    workers = min(workers, 1 + _text_bytes(files) // BYTES_PER_WORKER) if engine == "gigatoken" else workers
     block = EncodeDocuments(pieces, parts, tokenizer, settings, name, threads, held_out)
     run_blocks([ReadDocuments([str(f) for f in files]), block], len(files), work, workers, "encode")
     folders = [pieces / f"{rank:05d}" for rank in range(len(files))]
@@ -163,7 +163,7 @@ class EncodeDocuments(PipelineStep):
         tally: Counter[str] = Counter(docs_in=0, empty=0, cut=0, held_out=0, fim=0)
         left_out = _ids_in(self.held_out)
         with _tokenizer_threads(self.threads):
-            encoder = _cached_encoder(tokenizer, self.settings.engine, self.threads)
+            encoder = _cached_encoder(tokenizer, self.settings.engine)
             for batch in chain.from_iterable(map(_slices, data)):
                 tally["docs_in"] += batch.num_rows
                 if self.held_out:
@@ -194,25 +194,28 @@ class EncodeDocuments(PipelineStep):
         tally["empty"] += int((told.tokens <= 1).sum())
         tally["fim"] += sum(mode is not None for mode in told.fim)
         described = self._describe(batch, domains, told, size_D, order_D)
-        out_T = np.empty(int(told.tokens.sum()), writer.dtype)
         for domain in dict.fromkeys(domains[told.tokens > 1]):
             chosen_D = (domains == domain) & (told.tokens > 1)
             s = chosen_D[told.owner]
-            used = put_end_to_end(
-                told.ids, told.start[s], told.length[s], told.lead[s], told.last[s], encoder.tokenizer.eos_id, out_T
-            )
-            writer.append(domain, out_T[:used], described.take(pa.array(np.flatnonzero(chosen_D))))
+            tokens_T = put_end_to_end(
+                told.ids, told.start[s], told.length[s], told.lead[s], told.last[s], encoder.tokenizer.eos_id,
+                writer.dtype,
+            )  # fmt: skip
+            writer.append(domain, tokens_T, described.take(pa.array(np.flatnonzero(chosen_D))))
 
     def _describe(
         self, batch: pa.Table, domains: np.ndarray, told: "Told", size_D: np.ndarray, order_D: np.ndarray
     ) -> pa.Table:
+        held_out = self.settings.validation_share > 0
         added = {
             "domain": pa.array(domains, pa.string()),
             "tokens": pa.array(told.tokens, pa.int64()),
             "bytes": pa.array(size_D),
             "fim": pa.array(told.fim, pa.string()),
             "order": pa.array(order_D),
-            "held": pa.array(hash_ids(batch["id"], f"{self.settings.seed}/held")),
+            "held": pa.array(
+                hash_ids(source_ids(batch), f"{self.settings.seed}/held") if held_out else np.zeros_like(order_D)
+            ),
         }
         return pa.table([added[name] if name in added else batch[name] for name in PIECE.names], schema=PIECE)
 
@@ -283,6 +286,16 @@ def _starts(length_S: np.ndarray) -> np.ndarray:
     return np.cumsum(length_S) - length_S
 
 
+def _text_bytes(files: Sequence[Path]) -> int:
+    """About how many bytes of text there are, as the files' footers say."""
+    total = 0
+    for file in files:
+        with contextlib.suppress(pa.ArrowException, OSError):  # the reader says what is wrong with it
+            told = pq.read_metadata(file)
+            total += sum(told.row_group(number).total_byte_size for number in range(told.num_row_groups))
+    return total
+
+
 def _slices(batch: pa.Table) -> Iterator[pa.Table]:
     """Cut a batch where another `BATCH_BYTES` of text have passed."""
     size_D = pc.fill_null(pc.binary_length(batch["text"]), 0).to_numpy()
@@ -332,8 +345,8 @@ def _cached_tokenizer(path: str, changed_ns: int, eos: str | None, special: tupl
 
 
 @functools.lru_cache(maxsize=1)
-def _cached_encoder(tokenizer: Tokenizer, engine: Engine, threads: int) -> Encoder:
-    return Encoder(tokenizer, engine, threads)
+def _cached_encoder(tokenizer: Tokenizer, engine: Engine) -> Encoder:
+    return Encoder(tokenizer, engine)
 
 
 def _ids_in(files: Sequence[Path]) -> pa.Array:

@@ -3,30 +3,32 @@
 The one choice that matters: Hugging Face `tokenizers` is the definition, gigatoken (a Rust BPE with a cache of words)
 is only a faster way to the same ids. It is used for byte-level BPE alone, after it gave the same ids for `PROBES`;
 texts with a character that its newer Unicode tables class differently go to `tokenizers`, as does a sample of all
-others, and a difference stops the work. Legend of suffixes: B bytes of all texts, D texts, T tokens.
+others, and a difference stops the work. What has to be normalized is, by `tokenizers`: its tables are of Unicode 9.
 """
 
 import functools
 import itertools
 import json
 import unicodedata
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
+from tokenizers import normalizers
 
-from pipelines.compiled import kernel
 from pipelines.errors import StepError
-from pipelines.shingles import decode, utf8_buffers
 from pipelines.tokenizer import Tokenizer
+from pipelines.tokenizer_files import TIKTOKEN_FILES
 
 Engine = Literal["auto", "gigatoken", "tokenizers"]
 STABLE_END = 0x30000  # planes above hold rare Han, tags and private characters: always to `tokenizers`
 SPOT_CHECK = 1024  # one text in so many (by the hash that orders documents) is encoded by both
 SPOT_CHARS = 2000
 CACHE_BYTES = 1 << 30  # gigatoken remembers every word it has seen; built anew when the process has grown by so much
+SCHEMES = {"gpt2": "gpt2", "cl100k": "gpt4", "qwen2": "qwen2"}  # what gigatoken calls the patterns of tiktoken files
 PROBES = (
     "", " ", "a", "Hello, world! It's 3.14; don't.", "0 12 345 6789 1e-9 0xFF",
     "  two\tand  three   spaces \n\n\n  \r\n end ",
@@ -56,7 +58,6 @@ class Encoder:
     Args:
         tokenizer: what the ids must be.
         engine: `auto` takes gigatoken where it is installed and proves equal, else `tokenizers`.
-        threads: within this process; the ids are the same.
 
     Attributes:
         engine: `gigatoken` or `tokenizers`, which it is.
@@ -66,11 +67,11 @@ class Encoder:
         StepError: gigatoken was asked for by name and cannot be used.
     """
 
-    def __init__(self, tokenizer: Tokenizer, engine: Engine = "auto", threads: int = 1) -> None:
+    def __init__(self, tokenizer: Tokenizer, engine: Engine = "auto") -> None:
         self.tokenizer = tokenizer
-        self.threads = threads
         self._fast: Any = None
         self._json = ""
+        self._nfc = self._adds = False
         self._grown_from = 0
         self.why = "the settings ask for tokenizers" if engine == "tokenizers" else self._try_fast()
         self.engine = "tokenizers" if self.why else "gigatoken"
@@ -87,43 +88,55 @@ class Encoder:
         Raises:
             StepError: the engines differ on a text of the sample.
         """
+        column = pc.fill_null(texts, "")
+        strings = column.to_pylist()
         if self._fast is None:
-            return _joined(self.tokenizer.encode(_strings(texts)))
+            return _joined([np.asarray(ids, np.uint32) for ids in self.tokenizer.encode(strings)])
         self._renew()
-        data_B, offsets_D = utf8_buffers(texts)
-        encoded = self._encode_fast(data_B, offsets_D)
+        odd = set(np.flatnonzero(pc.match_substring_regex(column, _unstable())).tolist())
+        foreign = np.flatnonzero(pc.invert(pc.string_is_ascii(column))).tolist() if self._nfc else []
+        for row in (row for row in foreign if not unicodedata.is_normalized("NFC", strings[row])):
+            if self._adds:  # a mark behind an added token is no part of it, and must not be joined to its last letter
+                odd.add(row)
+            else:
+                strings[row] = self.tokenizer.backend.normalizer.normalize_str(strings[row])
         if names is not None:
-            self._spot_check(texts, names)
-        if len(rare := np.flatnonzero(_has_unstable(data_B, offsets_D, _unstable()))):
-            exact = _joined(self.tokenizer.encode(_strings(texts.take(pa.array(rare)))))
-            return _replaced(encoded, rare, exact)
-        return encoded
+            self._spot_check(strings, [row for row, name in enumerate(names) if name and row not in odd], names)
+        ids = [self._fast.encode(text) for text in strings]
+        for row in odd:
+            ids[row] = np.asarray(self.tokenizer.encode([texts[row].as_py()])[0], np.uint32)
+        return _joined(ids)
 
-    def _encode_fast(self, data_B: Any, offsets_D: Any) -> Encoded:
-        import awkward as ak
-
-        letters = ak.contents.NumpyArray(data_B, parameters={"__array__": "char"})
-        strings = ak.contents.ListOffsetArray(ak.index.Index64(offsets_D), letters, parameters={"__array__": "string"})
-        layout: Any = self._fast.encode_batch(ak.Array(strings), parallel=self.threads > 1).layout
-        ends_D = np.asarray(layout.offsets.data, np.int64)
-        ids_T = np.asarray(layout.content.data)[ends_D[0] : ends_D[-1]]
-        return Encoded(ids_T, np.diff(ends_D))
-
-    def _spot_check(self, texts: pa.Array | pa.ChunkedArray, names: Sequence[str]) -> None:
-        for row, name in enumerate(names):
-            if not name:
-                continue
-            text = (texts[row].as_py() or "")[:SPOT_CHARS]
-            if not _stable_text(text):
-                continue
+    def _spot_check(self, strings: Sequence[str], rows: Sequence[int], names: Sequence[str]) -> None:
+        """Encode the beginnings of some texts by both; of one that was normalized, of what came of it."""
+        for row in rows:
+            text = strings[row][:SPOT_CHARS]
             if not np.array_equal(self._fast.encode(text), self.tokenizer.encode([text])[0]):
                 raise StepError(
-                    f"gigatoken and tokenizers differ on the first {SPOT_CHARS} characters of document {name!r}; "
+                    f"gigatoken and tokenizers differ on the first {SPOT_CHARS} characters of document {names[row]!r}; "
                     "run again with `--set engine=tokenizers` (`encode.engine` in a recipe)"
                 )
 
     def _try_fast(self) -> str:
         """Load gigatoken and try it; why not, if not."""
+        backend = self.tokenizer.backend
+        self._nfc = isinstance(backend.normalizer, normalizers.NFC)
+        if self.tokenizer.ranks is None and (problem := self._prepare_json()):
+            return problem
+        try:
+            self._build()
+        except ImportError as error:
+            return f"{error.name} is not installed"
+        except (RuntimeError, ValueError, TypeError) as error:
+            return f"gigatoken cannot load it: {str(error).splitlines()[0]}"
+        found, expected = self.encode(pa.array(PROBES, pa.large_string())), self.tokenizer.encode(PROBES)
+        if found.ids.tolist() != list(itertools.chain.from_iterable(expected)):
+            self._fast = None
+            return "gigatoken gives other ids for texts of the self-check"
+        return ""
+
+    def _prepare_json(self) -> str:
+        """Write down what gigatoken is to load; why it cannot, if not."""
         head, _, vocabulary = self.tokenizer.backend.to_str().partition('"vocab":{')
         if not vocabulary:
             return "it has no vocabulary of words"
@@ -132,34 +145,25 @@ class Encoder:
             return problem
         # Special tokens written in a text are text: what it is not told of, it cannot find.
         tree["added_tokens"] = [token for token in tree["added_tokens"] if not token["special"]]
+        tree["normalizer"] = None
+        self._adds = bool(tree["added_tokens"])
         self._json = json.dumps(tree).removesuffix("}}}") + vocabulary
-        try:
-            import awkward
-            import gigatoken
-
-            assert awkward  # both are needed; neither is on every platform
-            self._build(gigatoken)
-        except ImportError as error:
-            return f"{error.name} is not installed"
-        except (RuntimeError, ValueError, TypeError) as error:
-            return f"gigatoken cannot load it: {str(error).splitlines()[0]}"
-        column = pa.array(PROBES, pa.large_string())
-        found, expected = self._encode_fast(*utf8_buffers(column)), _joined(self.tokenizer.encode(PROBES))
-        if not all(map(np.array_equal, found, expected)):
-            self._fast = None
-            return "gigatoken gives other ids for texts of the self-check"
         return ""
 
-    def _build(self, gigatoken: Any) -> None:
-        self._fast = gigatoken.Tokenizer.from_json(self._json).backend
+    def _build(self) -> None:
+        import gigatoken
+
+        if self.tokenizer.ranks is not None:  # read three times as fast as JSON
+            known = TIKTOKEN_FILES[self.tokenizer.backend.get_vocab_size(with_added_tokens=False)]
+            self._fast = gigatoken.Tokenizer.from_tiktoken(self.tokenizer.ranks, SCHEMES[known.pattern]).backend
+        else:
+            self._fast = gigatoken.Tokenizer.from_json(self._json).backend
         self._grown_from = _resident_bytes()
 
     def _renew(self) -> None:
         if _resident_bytes() - self._grown_from > CACHE_BYTES:
-            import gigatoken
-
             self._fast = None  # the old one is freed before the new one is built
-            self._build(gigatoken)
+            self._build()
 
 
 def _unfit(tree: dict[str, Any]) -> str:
@@ -182,56 +186,27 @@ def _unfit(tree: dict[str, Any]) -> str:
     return ""
 
 
-@kernel
-def _has_unstable(data_B, offsets_D, unstable):
-    """Bool (D,): whether a text has a character of the table, or one above it."""
-    found_D = np.zeros(len(offsets_D) - 1, np.bool_)
-    for d in range(len(offsets_D) - 1):
-        at, end = offsets_D[d], offsets_D[d + 1]
-        while at < end:
-            if data_B[at] < 0xD7:  # below U+05C0 nothing has been added since Unicode 14 (and one byte is ASCII)
-                at += 1 if data_B[at] < 0x80 else 2
-                continue
-            code, size = decode(data_B, at, end)
-            if code >= len(unstable) or unstable[code]:
-                found_D[d] = True
-                break
-            at += size
-    return found_D
-
-
 @functools.cache
-def _unstable() -> np.ndarray:
-    """Bool (STABLE_END,): characters without a meaning in Python's Unicode tables.
+def _unstable() -> str:
+    """A pattern (RE2) of the characters without a meaning in Python's Unicode tables, and of all from `STABLE_END` on.
 
-    Unicode gives them one in later versions: then they become letters or marks that normalization puts in order, and
-    the two engines, whose tables are of different years, part ways (2 in 100,000 random texts; no real one).
+    Unicode gives them one in later versions: then they become letters, and the two engines, whose tables are of
+    different years, cut words differently (2 in 100,000 random texts; no real one).
     """
-    return np.fromiter((unicodedata.category(chr(code)) == "Cn" for code in range(STABLE_END)), np.bool_, STABLE_END)
+    unknown = (code for code in range(0x80, STABLE_END) if unicodedata.category(chr(code)) == "Cn")
+    return "[" + "".join(f"\\x{{{a:x}}}-\\x{{{b:x}}}" for a, b in [*_runs(unknown), (STABLE_END, 0x10FFFF)]) + "]"
 
 
-def _stable_text(text: str) -> bool:
-    return not any(ord(c) >= STABLE_END or unicodedata.category(c) == "Cn" for c in text)
+def _runs(codes: Iterable[int]) -> Iterator[tuple[int, int]]:
+    """First and last of each run of ascending numbers."""
+    for _, run in itertools.groupby(enumerate(codes), lambda pair: pair[1] - pair[0]):
+        numbers = [code for _, code in run]
+        yield numbers[0], numbers[-1]
 
 
-def _joined(ids: Sequence[Sequence[int]]) -> Encoded:
+def _joined(ids: Sequence[np.ndarray]) -> Encoded:
     lengths_D = np.fromiter(map(len, ids), np.int64, len(ids))
-    flat = itertools.chain.from_iterable(ids)
-    return Encoded(np.fromiter(flat, np.uint32, int(lengths_D.sum())), lengths_D)
-
-
-def _strings(texts: pa.Array | pa.ChunkedArray) -> list[str]:
-    return ["" if text is None else text for text in texts.to_pylist()]
-
-
-def _replaced(encoded: Encoded, rows: np.ndarray, exact: Encoded) -> Encoded:
-    """`encoded` with the ids of some rows put in the place of its own."""
-    parts = np.split(encoded.ids, np.cumsum(encoded.lengths)[:-1])
-    for row, ids in zip(rows, np.split(exact.ids, np.cumsum(exact.lengths)[:-1]), strict=True):
-        parts[row] = ids
-    lengths_D = encoded.lengths.copy()
-    lengths_D[rows] = exact.lengths
-    return Encoded(np.concatenate(parts), lengths_D)
+    return Encoded(np.concatenate([np.zeros(0, np.uint32), *ids]), lengths_D)
 
 
 def _resident_bytes() -> int:

@@ -10,7 +10,7 @@ import io
 import json
 import re
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -39,7 +39,8 @@ best_answer incorrect_answers correct_answers distractor1 distractor2 distractor
 answer_a answer_b answer_c mc1_targets mc2_targets gold_answer long_answer
 """
 _PART_NAMES = "test train dev val valid validation eval data main default questions items part all"
-QUESTIONS, ANSWERS = frozenset(_QUESTION_NAMES.split()), frozenset(_ANSWER_NAMES.split())
+CANARIES = frozenset(("canary", "canary_string", "canary_guid"))  # put into a set that it may be found by
+QUESTIONS, ANSWERS = frozenset(_QUESTION_NAMES.split()) | CANARIES, frozenset(_ANSWER_NAMES.split())
 KNOWN = QUESTIONS | ANSWERS
 PARTS = frozenset(_PART_NAMES.split())
 REPEATED = 20  # a text that so many items share belongs to none of them
@@ -66,9 +67,20 @@ def read_items(against: Sequence[Path], fields: Sequence[str] | None) -> pa.Tabl
             continue
         rows = list(_texts(benchmark, path, fields))
         often = Counter((row["field"], row["text"]) for row in rows if row["field"].lower() not in QUESTIONS)
-        kept = [row for row in rows if often[row["field"], row["text"]] <= REPEATED]
+        kept = [row for row in _with_one_canary(rows) if often[row["field"], row["text"]] <= REPEATED]
         tables.append(pa.Table.from_pylist(kept, schema=ITEMS))
     return pa.concat_tables([ITEMS.empty_table(), *tables])
+
+
+def _with_one_canary(rows: Iterable[dict[str, str]]) -> Iterator[dict[str, str]]:
+    """Rows, of canaries only one of each: it is of the set, and would be found as often as there are items."""
+    seen: set[str] = set()
+    for row in rows:
+        if row["field"].lower() not in CANARIES:
+            yield row
+        elif row["text"] not in seen:
+            seen.add(row["text"])
+            yield row | {"item": "canary"}
 
 
 def write_index(items: pa.Table, path: Path) -> None:
@@ -177,7 +189,9 @@ def _table(text: str, delimiter: str) -> Iterator[Mapping[str, Any]]:
     if rows and {cell.strip().lower() for cell in rows[0]} & (KNOWN - set("abcde")):
         yield from (dict(zip(rows[0], row, strict=False)) for row in rows[1:])
     else:
-        yield from ({"text": row} for row in rows)
+        for row in rows:  # MMLU's form: question, choices, letter; a number in front is a number of the row
+            first = next((n for n, cell in enumerate(row) if not cell.strip().isdigit()), 0)
+            yield {"question": row[first], "choices": row[first + 1 :]}
 
 
 def _records(data: bytes, path: Path) -> Iterator[Mapping[str, Any]]:

@@ -20,6 +20,9 @@ from datatrove.utils.stats import PipelineStats
 
 from pipelines.orphans import end_with_parent
 
+LAZY = ("pandas",)
+"""What libraries import late (pyarrow: at its first `pa.array`): with the blocks' modules it is imported once, by the
+process that all workers are forked from, not by each of them; it cost a worker more than reading 60 MB."""
 _NOWHERE = open(os.devnull, "w")  # noqa: SIM115 - loguru writes to it for as long as the process lives
 
 
@@ -59,6 +62,9 @@ class LocalRanks(QuietRanks, LocalPipelineExecutor):
                 self._run_for_rank(rank)
             return
         context = multiprocessing.get_context("forkserver")
+        context.set_forkserver_preload(
+            [*LAZY, *sorted({__name__, *(type(block).__module__ for block in self.pipeline)})]
+        )
         # not a Pool: that waits for ever for a worker that the kernel has killed
         with ProcessPoolExecutor(min(self.workers, len(ranks) or 1), context, initializer=end_with_parent) as pool:
             for done in [pool.submit(self._run_for_rank, rank) for rank in ranks]:

@@ -6,6 +6,7 @@ child process (`extract_guard`). The default engine is our cascade (`extract_pag
 """
 
 import re
+from codecs import BOM_UTF8
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,8 +20,9 @@ from pipelines.charset import decode
 from pipelines.document import DROPPED, REJECTED
 from pipelines.errors import DataError
 from pipelines.execute import count_documents, run_blocks
-from pipelines.extract_engine import Bounds, extractor
-from pipelines.extract_guard import BATCH_CHARS, BATCH_PAGES, Guard, guard_of
+from pipelines.extract_engine import Bounds, check_installed
+from pipelines.extract_guard import BATCH_BYTES, BATCH_PAGES, Guard, guard_of
+from pipelines.extract_tree import MAX_DEPTH
 from pipelines.inputs import Batches
 from pipelines.locations import common_root
 from pipelines.normalize import Normalize
@@ -48,7 +50,7 @@ class ExtractSettings(Section):
 
     engine: Literal["cascade", "resiliparse", "trafilatura"] = "cascade"
     max_page_bytes: Bytes = Field(default=20_000_000, gt=0)
-    max_depth: int = Field(default=1000, gt=0)
+    max_depth: int = Field(default=MAX_DEPTH, gt=0)
     min_text_chars: int = Field(default=1, ge=1)
     comments: bool = False
     links: bool = False
@@ -81,13 +83,13 @@ class PageReader(RawReader):
         """Yield a document per page; what is no HTML is dropped, what cannot be read is rejected."""
         guard = guard_of(self.settings.bounds())
         waiting: list[_Opened] = []
-        chars = 0
+        size = 0
         for page in read_pages(path, self.settings.max_page_bytes, split, self.reading.members):
             waiting.append(opened := _opened(page, self.reading.encoding))
-            chars += len(opened.html or "")
-            if len(waiting) >= BATCH_PAGES or chars >= BATCH_CHARS:
+            size += len(opened.html or b"")
+            if len(waiting) >= BATCH_PAGES or size >= BATCH_BYTES:
                 yield from self._documents(waiting, guard, name)
-                waiting, chars = [], 0
+                waiting, size = [], 0
         yield from self._documents(waiting, guard, name)
 
     def _documents(self, waiting: Sequence["_Opened"], guard: Guard, name: str) -> Iterator[Document]:
@@ -106,10 +108,10 @@ class PageReader(RawReader):
 
 @dataclass(frozen=True, slots=True)
 class _Opened:
-    """A page that was decoded: HTML to extract, or text, or a problem."""
+    """A page that was decoded: HTML in UTF-8 to extract, or text, or a problem."""
 
     page: Page
-    html: str | None = None
+    html: bytes | None = None
     text: str = ""
     encoding: str | None = None
     problem: str | None = None
@@ -124,9 +126,11 @@ def _opened(page: Page, encoding: str | None) -> _Opened:
     decoded = decode(page.payload, page.charset or encoding)
     if decoded is None:
         return _Opened(page, problem="bad_encoding")
+    text, name = decoded
     if page.is_text:
-        return _Opened(page, text=decoded[0], encoding=decoded[1])
-    return _Opened(page, html=decoded[0], encoding=decoded[1])
+        return _Opened(page, text=text, encoding=name)
+    html = page.payload.removeprefix(BOM_UTF8) if name == "utf-8" else text.encode("utf-8", "replace")
+    return _Opened(page, html=html, encoding=name)
 
 
 def drop_reason(page: Page) -> str | None:
@@ -157,7 +161,7 @@ def extract(files: Sequence[Path], work: Path, settings: ExtractSettings, worker
         if not holds_pages(file):
             raise DataError(f"{file}: expected .warc, .wet, .arc or .html, plain, .gz, .zst or in a .zip or .tar; "
                             "for JSON Lines use loam filter")  # fmt: skip
-    extractor(settings.engine, settings.comments, settings.links)
+    check_installed(settings.engine)
     reader = PageReader(files, common_root(files), Reading(), settings)
     parts = [f"part-{number:05d}" for number in range(len(reader.tasks))]
     blocks = [reader, Batches(), Normalize(), WriteDocuments(str(work), parts, kept="documents")]

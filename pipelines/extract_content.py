@@ -10,8 +10,20 @@ from dataclasses import dataclass
 
 from lxml import etree
 
-from pipelines.extract_names import DEAD, DEAD_ROLES, HIDDEN_STYLE, INLINE, LEAF, UNNAMED, verdict
-from pipelines.extract_weights import Weights
+from pipelines.extract_names import (
+    CJK,
+    DEAD,
+    DEAD_ROLES,
+    HIDDEN_STYLE,
+    INLINE,
+    LEAF,
+    NAMED_BAD,
+    NAMED_COMMENTS,
+    NAMED_GOOD,
+    UNNAMED,
+    VERDICTS,
+)
+from pipelines.extract_weights import SHORT, Weights
 
 # Thresholds: set on half of the development pages, checked on the other half (docs/extraction.md)
 BAD_SHARE = 0.5  # an element that holds more of the page's prose is not removed for its name
@@ -27,9 +39,12 @@ CLEAN = 0.7  # prose per character, above which what surrounds the content belon
 AROUND = 1.0  # and if it is no more than the content itself
 AROUND_LINKED = 0.2  # and has few links
 MIN_AROUND = 40  # characters
-HINTS = ((4, 0.4), (3, 0.6), (2, 0.6))  # articleBody, a good name, <article>; share of prose that each must hold
+HINTS = ((4, 0.4), (3, 0.5), (2, 0.5))  # articleBody, a good name, <article>; share of prose that each must hold
 OUTSIDE = frozenset(("form", "fieldset", "h1", "figcaption"))  # h1 is the title, which is kept apart
 CELLS = frozenset(("tr", "td", "th", "tbody"))
+SHORT_CJK = 30  # a Chinese or Japanese sentence is a third as long
+STRIPPED = (DEAD - {"aside", "dialog"}) | {"rt", "rp"}  # some sites wrap the article in these two; readings of Kanji
+MIN_LEFT = 100  # characters; if stripping leaves less, it took the page: an end tag was missing
 
 
 @dataclass(slots=True)
@@ -38,27 +53,29 @@ class Content:
 
     Attributes:
         root: its element; everything below it is wanted.
-        chars: weight of its prose, characters.
-        share: weight of it over that of the whole page.
+        share: weight of its prose over that of the page, user comments aside.
+        unlinked: characters of the whole page that are in no link.
     """
 
     root: etree._Element
-    chars: float
     share: float
+    unlinked: int
 
 
 class Chooser:
     """Chooses among the elements of one page; `find_content` is its whole use."""
 
-    def __init__(self, root: etree._Element, comments: bool) -> None:
-        self.w = Weights(root)
+    def __init__(self, root: etree._Element, comments: bool, short: int) -> None:
+        self.w = Weights(root, short)
         self.comments = comments
         self.total = self.w.prose[0]
-        self.verdicts = [(False, False, False)] * len(self.w.nodes)
+        self.unlinked = self.w.text[0] - self.w.link[0]
+        self.verdicts = [0] * len(self.w.nodes)
         self.top = 0
         self.safe: set[int] = set()
         self.gone: set[int] = set()
         self.dead: list[int] = []
+        self.remarks = 0.0  # prose of user comments that were killed
         self.hints: list[tuple[int, int]] = []  # (strength, index), document order
 
     def kill(self, i: int) -> int:
@@ -77,31 +94,38 @@ class Chooser:
     def core(self) -> set[int]:
         """The element with the best cluster of paragraphs, and all that it lies in: never killed for a name."""
         w = self.w
-        trust = [1.0] * len(w.nodes)
+        nodes, tags, parent, cluster, verdicts = w.nodes, w.tags, w.parent, w.cluster, self.verdicts
+        text, end = w.text, w.end
+        trust = [1.0] * len(nodes)
         best, top = 0.0, 0
-        verdicts = self.verdicts
-        for i in range(1, len(w.nodes)):
-            tag, found = w.tags[i], w.nodes[i].attrib
-            own = trust[w.parent[i]]
+        i, count = 1, len(nodes)
+        while i < count:
+            if not text[i]:
+                i = end[i]
+                continue
+            tag, own = tags[i], trust[parent[i]]
             if tag in DEAD:
                 own *= COMMENT_TRUST
-            elif found and tag not in UNNAMED:
-                name = f"{found.get('class', '')} {found.get('id', '')}"
-                if len(name) > 1:
-                    verdicts[i] = bad, good, remarks = verdict(name)
-                    if bad and not good:
-                        own *= COMMENT_TRUST if remarks else BAD_TRUST
-                    elif good:
+            elif tag not in UNNAMED:
+                node, said = nodes[i], 0
+                if name := node.get("class"):
+                    said = VERDICTS[name]
+                if name := node.get("id"):
+                    said |= VERDICTS[name]
+                if said:
+                    verdicts[i] = said
+                    if not said & NAMED_GOOD:
+                        own *= COMMENT_TRUST if said & NAMED_COMMENTS else BAD_TRUST
+                    else:
                         own *= GOOD_TRUST
-            elif tag == "article":
-                own *= GOOD_TRUST
             trust[i] = own
-            if w.cluster[i] * own > best:
-                best, top = w.cluster[i] * own, i
+            if cluster[i] * own > best:
+                best, top = cluster[i] * own, i
+            i += 1
         self.top = top
         safe = {top}
         while top:
-            top = w.parent[top]
+            top = parent[top]
             safe.add(top)
         return safe
 
@@ -109,44 +133,40 @@ class Chooser:
         """Kill what names itself as boilerplate, and note what names itself as the article."""
         w = self.w
         i, count, nodes, tags, prose = 1, len(w.nodes), w.nodes, w.tags, w.prose
-        safe = self.safe
+        safe, verdicts = self.safe, self.verdicts
         most = BAD_SHARE * self.total
         while i < count:
-            tag, node = tags[i], nodes[i]
-            if i not in safe:
-                if tag in DEAD or tag in OUTSIDE or (tag == "header" and prose[i] < HEADER_PROSE):
-                    i = self.kill(i)
-                    continue
-                if tag == "figure" and node.find(".//table") is None and node.find(".//pre") is None:
-                    i = self.kill(i)
-                    continue
-            if tag == "article" or tag == "main":
-                self.hints.append((2, i))
-            if node.attrib and self._by_attributes(i, node, tag, most):
+            if not w.text[i]:
                 i = w.end[i]
                 continue
+            tag, node, said = tags[i], nodes[i], verdicts[i]
+            free = i not in safe
+            if free and (
+                tag in DEAD
+                or tag in OUTSIDE
+                or (tag == "header" and prose[i] < HEADER_PROSE)
+                or (tag == "figure" and node.find(".//table") is None and node.find(".//pre") is None)
+            ):
+                i = self.kill(i)
+                continue
+            if tag == "article" or tag == "main":
+                self.hints.append((2, i))
+            if node.get("itemprop") == "articleBody":
+                self.hints.append((4, i))
+            elif said == NAMED_GOOD:
+                self.hints.append((3, i))
+            if free:
+                named = said & NAMED_BAD and prose[i] <= most and tag not in ("article", "p")
+                if named and said & NAMED_COMMENTS:
+                    named = not self.comments
+                elif named:  # "social" and "embed" also name the posts that an article quotes
+                    named = node.find(".//blockquote") is None
+                if named or is_hidden(node):
+                    if said & NAMED_COMMENTS:
+                        self.remarks += prose[i]
+                    i = self.kill(i)
+                    continue
             i += 1
-
-    def _by_attributes(self, i: int, node: etree._Element, tag: str, most: float) -> bool:
-        """Kill by class, id, role and style, or note a hint; returns whether it was killed."""
-        found = node.attrib
-        bad, good, remarks = self.verdicts[i]
-        if found.get("itemprop") == "articleBody":
-            self.hints.append((4, i))
-        elif good and not bad:
-            self.hints.append((3, i))
-        if i in self.safe:
-            return False
-        prose = self.w.prose[i]
-        named = bad and prose <= most and tag not in ("article", "p") and not (self.comments and remarks)
-        if named or found.get("role") in DEAD_ROLES or "hidden" in found or found.get("aria-hidden") == "true":
-            self.kill(i)
-            return True
-        style = found.get("style")
-        if style and HIDDEN_STYLE.search(style):
-            self.kill(i)
-            return True
-        return False
 
     def root(self) -> int:
         """The element whose content is the main one."""
@@ -219,11 +239,22 @@ class Chooser:
         top = self.root()
         self.trim(top)
         w = self.w
-        share = w.prose[top] / self.total if self.total else 0.0
+        whole = self.total - self.remarks
+        share = w.prose[top] / whole if whole > 0 else 0.0
         inside = [w.nodes[i] for i in self.dead if top < i < w.end[top]]
         for node in inside:
             remove(node)
-        return Content(w.nodes[top], w.prose[top], share)
+        return Content(w.nodes[top], share, self.unlinked)
+
+
+def is_hidden(node: etree._Element) -> bool:
+    """Whether an element is hidden, or has a role that no content has."""
+    if (role := node.get("role")) and role in DEAD_ROLES:
+        return True
+    if node.get("hidden") is not None or node.get("aria-hidden") == "true":
+        return True
+    style = node.get("style")
+    return style is not None and HIDDEN_STYLE.search(style) is not None
 
 
 def remove(node: etree._Element) -> None:
@@ -248,4 +279,31 @@ def find_content(root: etree._Element, comments: bool = False) -> Content:
         root: the body of a page.
         comments: keep sections of user comments.
     """
-    return Chooser(root, comments).run()
+    return Chooser(root, comments, SHORT_CJK if is_cjk(root) else SHORT).run()
+
+
+def is_cjk(root: etree._Element) -> bool:
+    """Whether most of the first thousand characters are Chinese, Japanese or Korean."""
+    pieces, left = [], 1000
+    for text in root.itertext():
+        if text := text.strip():
+            pieces.append(text)
+            left -= len(text)
+            if left < 0:
+                break
+    return 2 * sum(len(CJK.findall(piece)) for piece in pieces) > 1000 - left
+
+
+def strip(root: etree._Element) -> bool:
+    """Remove navigation, footers, controls and their like from a tree, in libxml2: a third of the elements of a page.
+
+    Returns:
+        whether something is left of the page.
+    """
+    etree.strip_elements(root, *STRIPPED, with_tail=False)
+    chars = 0
+    for text in root.itertext():
+        chars += len(text.strip())
+        if chars >= MIN_LEFT:
+            return True
+    return False

@@ -4,21 +4,15 @@ What the child process of `extract_guard` imports: little, so that it starts qui
 """
 
 import functools
-import re
+import importlib.util
 from collections.abc import Callable
 from dataclasses import dataclass
 
 from pipelines.errors import MissingExtra
 from pipelines.extract_page import Extracted, extract_page
+from pipelines.extract_tree import TooDeep, is_too_deep
 
 MAX_MARKUP = 1_000_000  # of "<" in a page; the largest real page of the development data has a twentieth
-TAG = re.compile(r"<(/?)([a-zA-Z][a-zA-Z0-9:-]*)")
-# Elements that have no end tag, or whose end tag may be left out, and the leaves of drawings: they do not nest
-FLAT = frozenset(
-    """area base br col embed hr img input link meta param source track wbr p li dt dd option optgroup tr td th thead
-    tbody tfoot colgroup rt rp html head body path use circle rect line polygon polyline ellipse stop""".split()  # noqa: SIM905
-)
-
 Result = tuple[str, str, str | None]
 """Text, title, and why there is no text."""
 
@@ -46,29 +40,34 @@ class Bounds:
     memory: int
 
 
-def is_too_deep(html: str, max_depth: int) -> bool:
-    """Whether elements nest deeper than `max_depth`, without parsing."""
-    if html.count("<") - html.count("</") <= max_depth:
-        return False  # not enough start tags
-    depth = 0
-    for closing, name in TAG.findall(html):
-        if name in FLAT or name.lower() in FLAT:
-            continue
-        depth = max(0, depth - 1) if closing else depth + 1
-        if depth > max_depth:
-            return True
-    return False
+Extractor = Callable[[str, int], Extracted]
 
 
-Extractor = Callable[[str], Extracted]
+def check_installed(engine: str) -> None:
+    """Look for what an engine needs, without the time that importing takes.
+
+    Raises:
+        MissingExtra: it is not installed.
+    """
+    if engine == "resiliparse":
+        return
+    for package in ("trafilatura", "lxml_html_clean"):
+        if importlib.util.find_spec(package) is None:
+            wanted = "pip install 'trafilatura>=2.3.1,<3' lxml_html_clean"
+            raise MissingExtra(f"engine {engine!r} needs {package}, which is not installed; {wanted}")
 
 
 @functools.cache
 def extractor(engine: str, comments: bool, links: bool) -> Extractor:
-    """The function that takes the main text out of HTML; arguments as in `ExtractSettings`.
+    """The function that takes the main text out of HTML of at most so many nested elements.
+
+    Args:
+        engine: as in `ExtractSettings`, like the others.
+        comments: keep them.
+        links: write their targets.
 
     Raises:
-        MissingExtra: trafilatura is needed and cannot be imported.
+        MissingExtra: trafilatura is needed and not installed.
     """
     if engine == "resiliparse":
         from resiliparse.extract.html2text import extract_plain_text
@@ -76,17 +75,25 @@ def extractor(engine: str, comments: bool, links: bool) -> Extractor:
         plain = functools.partial(
             extract_plain_text, main_content=True, list_bullets=True, alt_texts=False, links=links, comments=comments
         )
-        return lambda html: Extracted(plain(html))
-    try:
-        import trafilatura
-    except ImportError as error:  # it may lack a part of its own, such as lxml_html_clean
-        wanted = "pip install 'trafilatura>=2.3.1,<3' lxml_html_clean"
-        raise MissingExtra(f"engine {engine!r} needs trafilatura, which cannot be imported "
-                           f"({error.msg.splitlines()[0]}); {wanted}") from None  # fmt: skip
+        return lambda html, max_depth: Extracted(plain(shallow(html, max_depth)))
+    check_installed(engine)
+    import trafilatura
+
     if engine == "trafilatura":
         main = functools.partial(trafilatura.extract, include_comments=comments, include_links=links)
-        return lambda html: Extracted(str(main(html) or ""))
-    return functools.partial(extract_page, comments=comments, links=links)
+        return lambda html, max_depth: Extracted(str(main(shallow(html, max_depth)) or ""))
+    return lambda html, max_depth: extract_page(html, comments, links, max_depth)
+
+
+def shallow(html: str, max_depth: int) -> str:
+    """The page itself.
+
+    Raises:
+        TooDeep: its elements nest deeper than `max_depth`.
+    """
+    if is_too_deep(html, max_depth):
+        raise TooDeep
+    return html
 
 
 def extract_here(html: str, bounds: Bounds) -> Result:
@@ -98,10 +105,10 @@ def extract_here(html: str, bounds: Bounds) -> Result:
     """
     if html.count("<") > MAX_MARKUP:
         return "", "", "too_many_elements"
-    if is_too_deep(html, bounds.max_depth):
-        return "", "", "too_deep"
     try:
-        found = extractor(bounds.engine, bounds.comments, bounds.links)(html)
+        found = extractor(bounds.engine, bounds.comments, bounds.links)(html, bounds.max_depth)
+    except TooDeep:
+        return "", "", "too_deep"
     except (ValueError, RuntimeError, RecursionError, TypeError, AttributeError, SyntaxError):
         return "", "", "bad_html"  # an engine's bug is one page's fate; lxml's errors are SyntaxErrors
     if len(found.text.strip()) < bounds.min_text_chars:

@@ -8,6 +8,8 @@ start, so that a process keeps one for all the files that it reads.
 
 import atexit
 import contextlib
+import fcntl
+import gc
 import io
 import os
 import resource
@@ -22,12 +24,13 @@ from typing import IO
 
 from pipelines.extract_engine import Bounds, Result, extract_here, extractor
 
-BATCH_PAGES, BATCH_CHARS = 64, 8_000_000
+BATCH_PAGES, BATCH_BYTES = 64, 8_000_000
 CHILD_PAGES = 10_000  # then a new child: what libraries gather must not count against the memory of later pages
 WARM = "<html><body><p>one</p></body></html>"
 ONE_THREAD = {"OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1"}  # threads map memory that the bound would count
 LENGTHS = struct.Struct("<III")
-HEAD = struct.Struct("<II")
+HEAD = struct.Struct("<I")
+PIPE_BYTES = 1 << 20  # the most that the kernel allows without asking: fewer switches between the two processes
 
 
 class Guard:
@@ -49,8 +52,11 @@ class Guard:
         self._pages = 0  # of this child
         self._alone = threading.Lock()
 
-    def extract(self, pages: Sequence[str]) -> list[Result]:
-        """Results of a batch of pages, in order; nothing of it stays in the pipes, for others use the child too."""
+    def extract(self, pages: Sequence[bytes]) -> list[Result]:
+        """Results of a batch of pages in UTF-8, in order.
+
+        Nothing of it stays in the pipes, for others use the child too.
+        """
         with self._alone:
             try:
                 return self._extract(pages)
@@ -60,7 +66,7 @@ class Guard:
                 self.close()
                 raise
 
-    def _extract(self, pages: Sequence[str]) -> list[Result]:
+    def _extract(self, pages: Sequence[bytes]) -> list[Result]:
         found: list[Result] = []
         while len(found) < len(pages):
             child = self._started()
@@ -85,6 +91,8 @@ class Guard:
                 cwd=Path(__file__).parents[1],
                 env=os.environ | ONE_THREAD,
             )
+            with contextlib.suppress(OSError):  # the user's share of pipes is used up: slower, nothing else
+                fcntl.fcntl(self.child.stdin or -1, fcntl.F_SETPIPE_SZ, PIPE_BYTES)
             self.starts += 1
             self._pages = 0
         return self.child
@@ -141,13 +149,12 @@ def _arguments(bounds: Bounds) -> list[str | int]:
             bounds.cpu_s, bounds.memory]  # fmt: skip
 
 
-def _send(pipe: IO[bytes] | None, pages: Sequence[str]) -> None:
+def _send(pipe: IO[bytes] | None, pages: Sequence[bytes]) -> None:
     """Send a batch; the child reads all of it before it answers, so that neither waits for the other."""
     assert pipe is not None
-    encoded = [page.encode("utf-8", "replace") for page in pages]
-    pipe.write(HEAD.pack(len(encoded), 0))
-    for page in encoded:
-        pipe.write(HEAD.pack(len(page), 0))
+    pipe.write(HEAD.pack(len(pages)))
+    for page in pages:
+        pipe.write(HEAD.pack(len(page)))
         pipe.write(page)
     pipe.flush()
 
@@ -165,23 +172,24 @@ def _received(pipe: IO[bytes] | None) -> Result | None:
 
 def serve(requests: IO[bytes], results: IO[bytes], bounds: Bounds) -> None:
     """The child: read batches until the pipe ends."""
-    extractor(bounds.engine, bounds.comments, bounds.links)(WARM)  # imports take memory that no page is to pay for
+    extractor(bounds.engine, bounds.comments, bounds.links)(WARM, bounds.max_depth)  # imports: no page pays for them
+    gc.freeze()
+    gc.disable()  # a page makes 400 thousand short-lived objects and hardly a cycle: collecting takes 5% of the time
     with Path("/proc/self/statm").open() as statm:
         mapped = int(statm.read().split()[0]) * resource.getpagesize()
     resource.setrlimit(resource.RLIMIT_AS, (mapped + bounds.memory, mapped + bounds.memory))
     while len(head := requests.read(HEAD.size)) == HEAD.size:
-        sizes_and_pages = [requests.read(HEAD.unpack(requests.read(HEAD.size))[0]) for _ in range(HEAD.unpack(head)[0])]
-        for page in sizes_and_pages:
+        pages = [requests.read(HEAD.unpack(requests.read(HEAD.size))[0]) for _ in range(HEAD.unpack(head)[0])]
+        for page in pages:
             _allow(bounds.cpu_s)
             try:
-                parts = extract_here(page.decode(), bounds)
+                parts = extract_here(page.decode("utf-8", "replace"), bounds)
             except MemoryError:
                 parts = ("", "", "too_much_memory")
             encoded = [(part or "").encode("utf-8", "replace") for part in parts]
-            results.write(LENGTHS.pack(*map(len, encoded)))
-            for part in encoded:
-                results.write(part)
+            results.write(b"".join((LENGTHS.pack(*map(len, encoded)), *encoded)))
             results.flush()
+        gc.collect()
 
 
 def _allow(cpu_s: int) -> None:

@@ -50,7 +50,7 @@ SKIPPED = re.compile(
     r"фото)s?(?: (?:by|credit|courtesy|von))?\s*[:©/].*|"
     r"[©(]\s*(?:c\s*\))?\s*.{0,80}|.{0,40}(?:getty images|shutterstock|all rights reserved|"
     r"alle rechte vorbehalten|版权所有|ICP备).{0,60}|"
-    r"advertisements?|anzeige|-\s*anzeige\s*-|werbung|publicidad|publicité|pubblicità|reklama|iklan|sponsored|"
+    r"adverts?|advertisements?|anzeige|-\s*anzeige\s*-|werbung|publicidad|publicité|pubblicità|reklama|iklan|sponsored|"
     r"share(?: this)?(?: \w+){0,2}|tweet|print|email|e-mail|drucken|drukuj|imprimir|imprimer|teilen|text size|"
     r"loading.{0,3}|"
     r"(?:read|click|tap) (?:more|here).{0,20}|continue reading.{0,30}|mehr lesen|weiterlesen|(?:leer|ver) más|"
@@ -62,6 +62,41 @@ SKIPPED = re.compile(
     r"(?:来源|责任编辑|编辑|作者|发布时间|责编)\s*[:：].*|[(（\[【]?\s*责任编辑.*|【?(?:打印|关闭|收藏|字体|推荐)】?.*)",
     re.IGNORECASE,
 )
+
+
+# Notices of cookies, a paragraph long, where they stand at the edge of a text
+COOKIES = re.compile(
+    r"(?:(?:this|our|the) (?:web)?site|we(?: and our partners)?) uses? cookies\b.*|"
+    r"(?:diese|unsere) (?:web)?(?:site|seite) (?:verwendet|benutzt|nutzt) cookies\b.*|"
+    r"wir (?:verwenden|nutzen) cookies\b.*|"
+    r"(?:ce site|nous) utilis(?:e|ons) des cookies\b.*|(?:este sitio|esta web) (?:web )?utiliza cookies\b.*|"
+    r"by (?:continuing to (?:use|browse)|using) (?:this|our) (?:web)?site,? .*",
+    re.IGNORECASE,
+)
+# What a text asks its reader to do when it is over
+CALL = re.compile(
+    r"(?:please )?(?:follow (?:us|him|her|me|them|@?\w+(?: \w+)?) on|like us on|join us on|subscribe|sign up|"
+    r"get (?:the latest|more)|click here|have a (?:news )?tip|tell us what you think|"
+    r"download (?:the|our) .{0,30}app|for more (?:news|stories|information)|read more|support our|copyright|"
+    r"all rights reserved|this slideshow requires)\b.*",
+    re.IGNORECASE,
+)
+MAX_NOTICE = 300
+
+
+def without_edges(lines: list[str]) -> list[str]:
+    """Leave out notices of cookies at both ends, and calls to the reader at the end."""
+    start, end = 0, len(lines)
+    while start < end and (not lines[start] or is_notice(lines[start], COOKIES)):
+        start += 1
+    while start < end and (not (line := lines[end - 1]) or is_notice(line, COOKIES) or is_notice(line, CALL)):
+        end -= 1
+    return lines[start:end]
+
+
+def is_notice(line: str, pattern: re.Pattern[str]) -> bool:
+    """Whether a line is short enough for a notice, and reads as one."""
+    return len(line) <= MAX_NOTICE and pattern.fullmatch(line.strip()) is not None
 
 
 def clean_lines(text: str) -> str:
@@ -89,4 +124,4 @@ def clean_lines(text: str) -> str:
                 continue
         left -= len(line) + 1
         kept.append(line)
-    return "\n".join(kept).strip("\n")
+    return "\n".join(without_edges(kept)).strip("\n")

@@ -23,9 +23,9 @@ DEAD_ROLES = frozenset(
 )
 # Parts of class names that say nothing: layout, states, content-management fields, the tags of a WordPress post
 NEUTRAL = re.compile(
-    r"(?<!\S)(?:field|elementor|js[-_]|has-|is-|with-?|no-|non-|without|(?:xs|sm|md|lg|xl|2xl|print|dark):|"
+    r"(?:field|elementor|js[-_]|has-|is-|with-?|no-|non-|without|(?:xs|sm|md|lg|xl|2xl|print|dark):|"
     r"post-\d|tag-|category-|"
-    r"type-|status-|hidden-(?:xs|sm|md|lg|print|phone)|col-|u-|style)\S*"
+    r"type-|status-|hidden-(?:xs|sm|md|lg|print|phone)|col-|u-|style)"
 )
 # Words in class and id, between word boundaries of any spelling: side-bar, sideBar, side_bar
 BAD = re.compile(
@@ -66,26 +66,55 @@ GOOD = re.compile(
     r"rich-?text|article|mw-parser-output|markdown-body|e-content|blogpost|page-?content|contenttext|"
     r"artikel)(?=$|[\s_-])"
 )
+CJK = re.compile("[\u3040-\u30ff\u3400-\u9fff\uac00-\ud7af]")
 HIDDEN_STYLE = re.compile(r"display\s*:\s*none|visibility\s*:\s*hidden", re.IGNORECASE)
 MAX_NAME = 500  # characters of class and id that are looked at
 MAX_VERDICTS = 50_000
 UNNAMED = frozenset(("body", "html", "a", "sup", "em", "b", "i", "strong"))  # their class names style words
 
-_verdicts: dict[str, tuple[bool, bool, bool]] = {}
+NAMED_BAD, NAMED_GOOD, NAMED_COMMENTS = 1, 2, 4
+DIGITS = "0123456789"
 
 
-def verdict(name: str) -> tuple[bool, bool, bool]:
-    """What class and id, with a space between, say: boilerplate, article, user comments.
+class Verdicts(dict[str, int]):
+    """What names say: the sum of `NAMED_BAD` (boilerplate), `NAMED_GOOD` (the article) and `NAMED_COMMENTS`.
+
+    Each word of a class or an id speaks for itself. Names and words are remembered, since pages repeat them.
 
     Example:
-        >>> verdict("articleBody "), verdict("relatedPosts "), verdict("col-8 ")
-        ((False, True, False), (True, False, False), (False, False, False))
+        >>> VERDICTS["articleBody"], VERDICTS["box relatedPosts"], VERDICTS["comments"], VERDICTS["col-8"]
+        (2, 1, 5, 0)
     """
-    found = _verdicts.get(name)
-    if found is None:
-        words = NEUTRAL.sub(" ", CAMEL.sub("-", name[:MAX_NAME]).lower())
-        if len(_verdicts) >= MAX_VERDICTS:
-            _verdicts.clear()
-        bad, good, remarks = BAD.search(words), GOOD.search(words), COMMENTS.search(words)
-        found = _verdicts[name] = (bad is not None, good is not None, remarks is not None)
-    return found
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.words: dict[str, int] = {}
+
+    def __missing__(self, name: str) -> int:
+        found = 0
+        for word in name[:MAX_NAME].split():
+            # a number at the end (comment-4711) changes no verdict, and is what makes names many
+            key = word.rstrip(DIGITS) if word[-1] in DIGITS else word
+            if key[-1:] not in ("-", "_"):
+                key = word
+            known = self.words.get(key)
+            found |= self._judge(key) if known is None else known
+        if len(self) >= MAX_VERDICTS:
+            self.clear()
+        self[name] = found
+        return found
+
+    def _judge(self, word: str) -> int:
+        plain = CAMEL.sub("-", word).lower()
+        found = 0
+        if not NEUTRAL.match(plain):
+            if BAD.search(plain):
+                found = NAMED_BAD | NAMED_COMMENTS * bool(COMMENTS.search(plain))
+            found |= NAMED_GOOD * bool(GOOD.search(plain))
+        if len(self.words) >= MAX_VERDICTS:
+            self.words.clear()
+        self.words[word] = found
+        return found
+
+
+VERDICTS = Verdicts()

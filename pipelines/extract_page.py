@@ -1,28 +1,29 @@
 """One page to its text: a quick path for nearly all pages, a careful path for those where it is unsure.
 
-The quick path is our own (`extract_content` on a lean tree, 2 to 3 ms a page). It is unsure where the element that it
-chose holds little of the page's prose, or little text at all; there trafilatura reads the page too (10 ms), and the
-longer text is taken, which errs on the side that later filters can mend. Structured data has the last word
-(`extract_declared`). The order of thresholds and their evidence: docs/extraction.md.
+The quick path is our own (`extract_content` on a lean tree, 3 ms a page). It is unsure where the element that it
+chose holds little of the page's prose, or where there is little text and the page has more; there trafilatura reads the
+page too (20 ms), and the longer text is taken, which errs on the side that later filters can mend. Structured data has
+the last word (`extract_declared`). The order of thresholds and their evidence: docs/extraction.md.
 """
 
-import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
 from lxml import etree
 
-from pipelines.extract_content import find_content
+from pipelines.extract_content import find_content, strip
 from pipelines.extract_declared import read_declared, reconcile
 from pipelines.extract_lines import clean_lines
+from pipelines.extract_names import CJK
 from pipelines.extract_render import render
-from pipelines.extract_tree import lean, parse
+from pipelines.extract_tree import MAX_DEPTH, TooDeep, is_too_deep, lean, parse
 
-UNSURE_SHARE = 0.3  # of the page's prose; below it another element may be the main one
-UNSURE_CHARS = 500  # of text; a third as many where the text is Chinese, Japanese or Korean
-CJK = re.compile("[\u3040-\u30ff\u3400-\u9fff\uac00-\ud7af]")
+UNSURE_SHARE = 0.25  # of the page's prose; below it another element may be the main one
+UNSURE_CHARS = 400  # of text; a third as many where the text is Chinese, Japanese or Korean
+UNSURE_GAIN = 1.5  # characters of the page in no link, per character of text, below which there is no more to find
 MAX_TITLE = 300
+SOFT_HYPHEN = "\u00ad"  # says where a word may be broken, and would split it in two for any reader of text
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,15 +39,21 @@ class Extracted:
     title: str = ""
 
 
-def extract_page(html: str, comments: bool = False, links: bool = False) -> Extracted:
+def extract_page(html: str, comments: bool = False, links: bool = False, max_depth: int = MAX_DEPTH) -> Extracted:
     """The main text and the title of a page.
 
     Args:
         html: the page.
         comments: keep sections of user comments.
         links: write the targets of links.
+        max_depth: of nested elements, scripts and drawings aside.
+
+    Raises:
+        TooDeep: they nest deeper.
     """
     page = lean(html)
+    if is_too_deep(page.html, max_depth):
+        raise TooDeep
     tree = parse(page.html)
     if tree is None:
         return Extracted("")
@@ -58,15 +65,17 @@ def extract_page(html: str, comments: bool = False, links: bool = False) -> Extr
     if declared is not None and not (declared.body or declared.recipe):
         declared = None
     shown = " ".join(body.itertext()) if declared else ""
+    if not strip(body) and (again := parse(page.html)) is not None:
+        body = again
     content = find_content(body, comments)
     text = clean_lines(render(content.root, links))
-    if content.share < UNSURE_SHARE or is_short(text):
+    if content.share < UNSURE_SHARE or (is_short(text) and content.unlinked > UNSURE_GAIN * len(text)):
         other = clean_lines(careful(page.html, comments, links))
         if len(other) > len(text):
             text = other
     if declared is not None:
         text = reconcile(text, declared, shown)
-    return Extracted(text, title)
+    return Extracted(text.replace(SOFT_HYPHEN, ""), title.replace(SOFT_HYPHEN, ""))
 
 
 def is_short(text: str) -> bool:

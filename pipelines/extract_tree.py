@@ -12,12 +12,21 @@ from lxml import etree
 
 # What may begin an element that is cut out; character classes, since a scan that ignores case is far slower
 OPEN = re.compile(
-    r"<(?:!--|([sS][cC][rR][iI][pP][tT]|[sS][tT][yY][lL][eE]|[sS][vV][gG]|[nN][oO][sS][cC][rR][iI][pP][tT])[\s>/])"
+    r"<(?:!--|([sS][cC][rR][iI][pP][tT]|[sS][tT][yY][lL][eE]|[sS][vV][gG]|[nN][oO][sS][cC][rR][iI][pP][tT]|"
+    r"[iI][fF][rR][aA][mM][eE])[\s>/])"
 )
 TYPE = re.compile(r"""\btype\s*=\s*["']?\s*([\w./+-]+)([^"'>]*)""", re.IGNORECASE)
+MIN_NOSCRIPT = 2000  # characters; less is a counter's or a picture's
 MAX_JSON_LD = 200_000  # characters of one script; larger ones are catalogues, not the page
 MAX_SCRIPTS = 20
-RAW = {name: re.compile(f"</{name}", re.IGNORECASE) for name in ("script", "style", "svg", "noscript")}
+MAX_DEPTH = 1000  # of nested elements; the time to lay out text grows with its square
+TAG = re.compile(r"<(/?)([a-zA-Z][a-zA-Z0-9:-]*)")
+# Elements that have no end tag, or whose end tag may be left out, and the leaves of drawings: they do not nest
+FLAT = frozenset(
+    """area base br col embed hr img input link meta param source track wbr p li dt dd option optgroup tr td th thead
+    tbody tfoot colgroup rt rp html head body path use circle rect line polygon polyline ellipse stop""".split()  # noqa: SIM905
+)
+RAW = {name: re.compile(f"</{name}", re.IGNORECASE) for name in ("script", "style", "svg", "noscript", "iframe")}
 
 
 @dataclass(slots=True)
@@ -41,30 +50,41 @@ def lean(html: str) -> Lean:
     while (opening := OPEN.search(html, pos)) is not None:
         name = (opening[1] or "!--").lower()
         start, pos = opening.start(), opening.end()
-        if name in missing:
-            continue
-        ends = _end(html, name, pos)
+        ends = None if name in missing else _end(html, name, pos, missing)
         if ends is None:
             missing.add(name)
-            continue
-        if name == "script" and (kept := _script(html[start : ends[0]], found)):
+            if name != "iframe":
+                continue
+            ends = pos - 1, html.find(">", pos - 1) + 1  # only the tag: a parser would take the rest of the page for it
+            if not ends[1]:
+                continue
+        if name == "noscript" and ends[0] - pos >= MIN_NOSCRIPT:
+            pieces.append(html[at:start])
+            at = pos = html.find(">", pos - 1) + 1  # the tag alone: the page is shown to those without scripts
+        elif name == "script" and (kept := _script(html[start : ends[0]], found)):
             pieces += (html[at:start], kept)
+            at = pos = ends[1]
         else:
             pieces.append(html[at:start])
-        at = pos = ends[1]
+            at = pos = ends[1]
     pieces.append(html[at:])
     found.html = "".join(pieces)
     return found
 
 
-def _end(html: str, name: str, pos: int) -> tuple[int, int] | None:
+def _end(html: str, name: str, pos: int, missing: set[str]) -> tuple[int, int] | None:
     """Where the element's content ends, and where what follows it begins."""
     if name == "!--":
         if html.startswith((">", "->"), pos):  # <!--> and <!---> are whole comments
             return pos, html.index(">", pos) + 1
         end = html.find("-->", pos)
         return (end, end + 3) if end >= 0 else None
-    if (end := html.find(f"</{name}", pos)) < 0:
+    usual = f"</{name}"
+    end = -1 if usual in missing else html.find(usual, pos)
+    if end < 0:
+        missing.add(usual)
+    # a search that ignores case is slow, and seldom needed: only where another spelling may come first
+    if end < 0 or html.find(f"</{name[0].upper()}", pos, end) >= 0:
         other = RAW[name].search(html, pos)
         if other is None:
             return None
@@ -87,6 +107,24 @@ def _script(element: str, found: Lean) -> str:
         mark = "$$" if "display" in kind[2] else "$"
         return f"<span>{mark}{entities.escape(body.strip())}{mark}</span>"
     return ""
+
+
+class TooDeep(ValueError):
+    """A page is nested deeper than it may be."""
+
+
+def is_too_deep(html: str, max_depth: int) -> bool:
+    """Whether elements nest deeper than `max_depth`, without parsing."""
+    if html.count("<") - html.count("</") <= max_depth:
+        return False  # not enough start tags
+    depth = 0
+    for closing, name in TAG.findall(html):
+        if name in FLAT or name.lower() in FLAT:
+            continue
+        depth = max(0, depth - 1) if closing else depth + 1
+        if depth > max_depth:
+            return True
+    return False
 
 
 def parse(html: str) -> etree._Element | None:

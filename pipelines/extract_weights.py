@@ -24,55 +24,49 @@ class Weights:
         cluster: weight of the paragraphs right below each element, or of its own flowing text.
     """
 
-    def __init__(self, root: etree._Element) -> None:
+    def __init__(self, root: etree._Element, short: int = SHORT) -> None:
         self.nodes = nodes = list(root.iter("*"))
         index = {node: i for i, node in enumerate(nodes)}
-        count = len(nodes)
-        self.parent = parent = [0] * count
-        for i in range(1, count):
-            parent[i] = index[nodes[i].getparent()]
+        self.parent = parent = [index.get(node.getparent(), 0) for node in nodes]
         self.tags = tags = [node.tag for node in nodes]
-        self._measure(nodes, tags, parent)
+        self._measure(nodes, tags, parent, short)
 
-    def _measure(self, nodes: list[etree._Element], tags: list[str], parent: list[int]) -> None:
+    def _measure(self, nodes: list[etree._Element], tags: list[str], parent: list[int], short: int) -> None:
         count = len(nodes)
-        text, link, flow, linked = [0] * count, [0] * count, [0] * count, [0] * count
+        link, flow, linked = [0] * count, [0] * count, [0] * count
+        text = [len(own.strip()) if (own := node.text) else 0 for node in nodes]
+        tails = [len(tail.strip()) if (tail := node.tail) else 0 for node in nodes]
         prose = [0.0] * count
         self.cluster = cluster = [0.0] * count
         self.end = end = list(range(1, count + 1))
-        for i in range(count - 1, -1, -1):
-            node, tag, up = nodes[i], tags[i], parent[i]
-            if (own := node.text) and not own.isspace():
-                own = len(own.strip())
-                text[i] += own
-                flow[i] += own
+        own = text.copy()
+        for i in range(count - 1, 0, -1):
+            tag, up, chars = tags[i], parent[i], text[i]
+            loose = flow[i] + own[i]  # characters that flow in no block of their own
             if tag == "a":
-                link[i] = text[i]
-                linked[i] = flow[i]
-            if i == 0:
-                break
-            if (tail := node.tail) and not tail.isspace():
-                tail = len(tail.strip())
-                text[up] += tail
-                flow[up] += tail
-            text[up] += text[i]
-            link[up] += link[i]
+                link[i], linked[i] = chars, loose
             if end[i] > end[up]:
                 end[up] = end[i]
-            if tag in INLINE:
-                flow[up] += flow[i]
-                linked[up] += linked[i]
-            elif flow[i]:
-                own = weight(flow[i], linked[i])
-                prose[i] += own
-                cluster[up if tag in PARAGRAPH else i] += own
-            prose[up] += prose[i]
-        if flow[0]:
-            prose[0] += weight(flow[0], linked[0])
+            if tail := tails[i]:
+                flow[up] += tail
+                text[up] += tail
+            if chars:
+                text[up] += chars
+                link[up] += link[i]
+                if tag in INLINE:
+                    flow[up] += loose
+                    linked[up] += linked[i]
+                elif loose:
+                    free = weight(loose, linked[i], short)
+                    prose[i] += free
+                    cluster[up if tag in PARAGRAPH else i] += free
+                prose[up] += prose[i]
+        if loose := flow[0] + own[0]:
+            prose[0] += weight(loose, linked[0], short)
         self.text, self.link, self.prose = text, link, prose
 
 
-def weight(chars: int, linked: int) -> float:
+def weight(chars: int, linked: int, short: int = SHORT) -> float:
     """Weight of a block: its characters, less for short ones, and the less the more of them are links."""
     free = 1 - linked / chars if linked < chars else 0.0
-    return chars * free * free * (chars / SHORT if chars < SHORT else 1.0)
+    return chars * free * free * (chars / short if chars < short else 1.0)

@@ -1,9 +1,10 @@
-"""Dataset repositories of the Hugging Face Hub: fetched on demand, pinned to a commit, checked, then read as files.
+"""Repositories of the Hugging Face Hub: fetched on demand, pinned to a commit, checked, then read as files.
 
 `fetch` is the only function that reaches for the network, and `loam fetch` the only verb that calls it. What it fetches
-lies in `<root>/hub/<owner>--<name>/<commit>/` under the repository's own paths. `fetched.json` there holds each file's
-size and sha256 and which files a recipe's subset and split mean; `revisions.json` beside it says which commit a branch
-was. `HF_ENDPOINT` names another server that speaks the Hub's API.
+lies in `<root>/hub/<owner>--<name>/<commit>/` under the repository's own paths (of a model, `models--<owner>--<name>`).
+`fetched.json` there holds each file's size and sha256 and which files a recipe's subset and split mean;
+`revisions.json` beside it is the lock: which commit a branch was when it was fetched, and is from then on.
+`HF_ENDPOINT` names another server that speaks the Hub's API.
 """
 
 import contextlib
@@ -14,7 +15,7 @@ import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, Literal, cast
 
 from pipelines.errors import DataError, RecipeError
 from pipelines.files import sha256_of, write_atomically
@@ -25,6 +26,10 @@ FOLDER, FETCHED, REVISIONS = "hub", "fetched.json", "revisions.json"
 READ_BYTES = 32 << 20
 HELD_OUT = ("test", "validation", "valid", "dev")
 HUB_URL = re.compile(r"hf://datasets/(?P<dataset>[\w.-]+/[\w.-]+)(@(?P<revision>[^/]+))?/(?P<glob>.+)")
+MODEL_URL = re.compile(r"hf://models/(?P<model>[\w.-]+/[\w.-]+)(@(?P<revision>[^/]+))?")
+COMMIT = re.compile(r"[0-9a-f]{40}")  # a revision of this form cannot move; a branch or a tag can
+MODEL_FILES = ("*.json", "*.safetensors", "*.txt", "*.model")  # nothing that has to be unpickled
+OF_A_SAVED_SET = ("dataset_info.json", "state.json")  # beside the Arrow files that `datasets` saves; no records
 
 
 @dataclass(frozen=True)
@@ -37,6 +42,7 @@ class Wanted:
         subset: config, or None.
         split: of that config.
         files: globs, instead of subset and split.
+        repo: what the repository holds.
     """
 
     dataset: str
@@ -44,11 +50,12 @@ class Wanted:
     subset: str | None = None
     split: str = "train"
     files: tuple[str, ...] = ()
+    repo: Literal["dataset", "model"] = "dataset"
 
     def __str__(self) -> str:
         """The URL, with what is chosen in it."""
         what = ",".join(self.files) or f"{self.subset or 'default'}:{self.split}"
-        return f"hf://datasets/{self.dataset}@{self.revision}/{what}"
+        return f"hf://{self.repo}s/{self.dataset}@{self.revision}/{what}"
 
     @property
     def selection(self) -> str:
@@ -73,6 +80,23 @@ def wanted_at(url: str) -> Wanted:
         raise RecipeError(f"{url!r}: expected hf://datasets/owner/name[@revision]/path-or-glob")
     revision = (found["revision"] or "main").replace("%2F", "/")
     return Wanted(found["dataset"], revision, files=(found["glob"],))
+
+
+def wanted_model_at(url: str) -> Wanted:
+    """What `hf://models/owner/name[@revision]` names.
+
+    Raises:
+        RecipeError: it is no such URL.
+    """
+    found = MODEL_URL.fullmatch(url)
+    if found is None:
+        raise RecipeError(f"{url!r}: expected hf://models/owner/name[@revision] or hf://datasets/owner/name/glob")
+    return wanted_model(found["model"], found["revision"])
+
+
+def wanted_model(name: str, revision: str | None = None) -> Wanted:
+    """What a model's folder needs: configuration, tokenizer and weights."""
+    return Wanted(name, revision or "main", files=MODEL_FILES, repo="model")
 
 
 def wanted_by(settings: HubSource) -> Wanted:
@@ -102,10 +126,10 @@ def fetched_files(wanted: Wanted, root: Path, name: str) -> list[Path]:
     Raises:
         DataError: they were not fetched, or one is not as it was.
     """
-    folder = _commit_folder(wanted, root)
-    found = _read_json(folder / FETCHED) if folder else {}
+    folder = commit_folder(wanted, root)
+    found = _read_json(folder / FETCHED)
     chosen = found.get("selections", {}).get(wanted.selection)
-    if folder is None or chosen is None:
+    if chosen is None:
         raise DataError(f"source {name!r}: {wanted} needs a download; run: loam fetch RECIPE")
     for path in chosen:
         size = found["files"][path]["size"]
@@ -122,6 +146,13 @@ def is_fetched(wanted: Wanted, root: Path) -> bool:
     except DataError:
         return False
     return True
+
+
+def pinned_commit(wanted: Wanted, root: Path) -> str | None:
+    """The commit that a run will read: the revision where it is one, else what the lock says; None before a fetch."""
+    if COMMIT.fullmatch(wanted.revision):
+        return wanted.revision
+    return _read_json(_place(wanted, root) / REVISIONS).get(wanted.revision)
 
 
 def checked_hash(file: Path) -> str:
@@ -141,13 +172,13 @@ def checked_hash(file: Path) -> str:
 
 
 def _place(wanted: Wanted, root: Path) -> Path:
-    return root / FOLDER / wanted.dataset.replace("/", "--")
+    prefix = "models--" if wanted.repo == "model" else ""
+    return root / FOLDER / (prefix + wanted.dataset.replace("/", "--"))
 
 
-def _commit_folder(wanted: Wanted, root: Path) -> Path | None:
-    place = _place(wanted, root)
-    commit = _read_json(place / REVISIONS).get(wanted.revision)
-    return place / commit if commit else None
+def commit_folder(wanted: Wanted, root: Path) -> Path:
+    """Where the files of the commit lie that is fetched, or that will be."""
+    return _place(wanted, root) / (pinned_commit(wanted, root) or wanted.revision.replace("/", "-"))
 
 
 def _read_json(path: Path) -> dict[str, Any]:
@@ -207,11 +238,10 @@ def _online() -> Iterator[None]:
 
 def _fetch(api: Any, wanted: Wanted, root: Path, update: bool, say: Callable[[str], None]) -> list[Path]:
     place = _place(wanted, root)
-    revisions = _read_json(place / REVISIONS)
-    commit = None if update else revisions.get(wanted.revision)
-    info = api.dataset_info(wanted.dataset, revision=commit or wanted.revision)
+    commit = None if update else pinned_commit(wanted, root)
+    info = api.repo_info(wanted.dataset, revision=commit or wanted.revision, repo_type=wanted.repo)
     commit = commit or info.sha
-    tree = api.list_repo_tree(wanted.dataset, recursive=True, revision=commit, repo_type="dataset")
+    tree = api.list_repo_tree(wanted.dataset, recursive=True, revision=commit, repo_type=wanted.repo)
     files = {entry.path: entry for entry in tree if hasattr(entry, "blob_id")}
     card = info.card_data.to_dict() if info.card_data else {}
     chosen = choose(wanted, list(files), card.get("configs") or [])
@@ -220,12 +250,13 @@ def _fetch(api: Any, wanted: Wanted, root: Path, update: bool, say: Callable[[st
     for number, path in enumerate(chosen, 1):
         if path not in found["files"] or not _is_there(folder / path, found["files"][path]):
             say(f"{wanted.dataset}@{commit[:12]} {path} ({number} of {len(chosen)}, {files[path].size:,} bytes)")
-            digest = _download(wanted.dataset, commit, files[path], folder / path, api.endpoint)
+            digest = _download(f"{wanted.repo}s/{wanted.dataset}@{commit}", files[path], folder / path, api.endpoint)
             found["files"][path] = {"size": files[path].size, "sha256": digest}
             _write_json(folder / FETCHED, found)
     found["selections"][wanted.selection] = chosen
     _write_json(folder / FETCHED, found)
-    _write_json(place / REVISIONS, revisions | {wanted.revision: commit})
+    if not COMMIT.fullmatch(wanted.revision):
+        _write_json(place / REVISIONS, _read_json(place / REVISIONS) | {wanted.revision: commit})
     return [folder / path for path in chosen]
 
 
@@ -233,7 +264,7 @@ def _is_there(path: Path, entry: Mapping[str, Any]) -> bool:
     return path.is_file() and path.stat().st_size == entry["size"] and sha256_of(path) == entry["sha256"]
 
 
-def _download(dataset: str, commit: str, entry: Any, target: Path, endpoint: str) -> str:
+def _download(repository: str, entry: Any, target: Path, endpoint: str) -> str:
     """Download one file beside its place, check it, move it there.
 
     Returns:
@@ -242,20 +273,20 @@ def _download(dataset: str, commit: str, entry: Any, target: Path, endpoint: str
     from huggingface_hub import HfFileSystem
 
     if Path(entry.path).is_absolute() or ".." in Path(entry.path).parts:
-        raise DataError(f"{dataset} has a file {entry.path!r}, whose name leads out of its folder")
+        raise DataError(f"{repository} has a file {entry.path!r}, whose name leads out of its folder")
     part = target.with_name(f".{target.name}.part")
     part.parent.mkdir(parents=True, exist_ok=True)
     done = part.stat().st_size if part.is_file() else 0
     if done < entry.size:
         system = HfFileSystem(endpoint=endpoint, skip_instance_cache=True)
-        remote = system.open(f"datasets/{dataset}@{commit}/{entry.path}", "rb", block_size=READ_BYTES)
+        remote = system.open(f"{repository.removeprefix('models/')}/{entry.path}", "rb", block_size=READ_BYTES)
         with remote, part.open("ab") as file:
             remote.seek(done)
             while chunk := cast(bytes, remote.read(READ_BYTES)):
                 file.write(chunk)
     if problem := _problem_of(part, entry):
         part.unlink(missing_ok=True)
-        raise DataError(f"hf://datasets/{dataset}@{commit}/{entry.path}: {problem}; run loam fetch again")
+        raise DataError(f"hf://{repository}/{entry.path}: {problem}; run loam fetch again")
     digest = sha256_of(part)
     part.replace(target)
     return digest
@@ -295,6 +326,7 @@ def choose(wanted: Wanted, paths: Sequence[str], configs: Sequence[Mapping[str, 
         chosen = _matching(paths, wanted.files)
     elif configs:
         chosen = _matching(paths, _globs_of(wanted, configs))
+        chosen = [path for path in chosen if Path(path).name not in OF_A_SAVED_SET]
     else:
         chosen = _by_name(wanted, paths)
     if not chosen:

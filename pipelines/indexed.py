@@ -77,7 +77,7 @@ class IndexedWriter:
         """
         assert int(lengths_D.sum()) == len(tokens_T), "lengths do not add up to the tokens"
         assert not len(tokens_T) or 0 <= int(tokens_T.min()) <= int(tokens_T.max()) < self.vocab_size, "id out of range"
-        self._file.write(tokens_T.astype(self.dtype, copy=False).tobytes())
+        self._file.write(np.ascontiguousarray(tokens_T, self.dtype).data)
         self._lengths.append(lengths_D.astype("<i4"))
 
     def close(self) -> None:

@@ -98,7 +98,7 @@ class ReadTables(PipelineStep):
         name, row = below(path, location(self.root)), split.row
         batches = parquet_batches if format_of(path) == "parquet" else arrow_batches
         for batch in batches(path, split):
-            yield reject_nulls(conform(pa.Table.from_batches([batch]), STREAM), name, row)
+            yield reject_nulls(conform(pa.Table.from_batches([batch]), STREAM, path), name, row)
             row += batch.num_rows
 
 

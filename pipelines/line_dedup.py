@@ -21,7 +21,7 @@ from pipelines.compiled import kernel
 from pipelines.dedup_decide import Corpus
 from pipelines.dedup_index import describe_index, link, open_index, start_index
 from pipelines.dedup_settings import DedupSettings
-from pipelines.execute import run_blocks
+from pipelines.execute import SCRATCH, run_blocks
 from pipelines.key_groups import key_groups
 from pipelines.removal import SpanFiles, Spans, remove
 from pipelines.shingles import GROWTH, code_points, collapse, is_space, simplify, utf8_buffers, xxh64
@@ -131,7 +131,7 @@ def dedup_lines(
     corpus = Corpus.of(indexed, shards)
     spans = SpanFiles(work, corpus)
     if spans.begin():
-        metrics = _find(corpus, [_lines_of(file) for file in corpus.files], spans)
+        metrics = _find(corpus, [_lines_of(file) for file in corpus.files], spans, work / SCRATCH)
         if settings.lines.drop_share < 1:
             spans.settle(settings.lines.drop_share, cut=True)
         spans.finish(metrics)
@@ -145,11 +145,11 @@ def _lines_of(file: SignatureFile) -> SignatureFile:
     return open_signatures(file.path.with_suffix(".lines"))
 
 
-def _find(corpus: Corpus, lines: Sequence[SignatureFile], spans: SpanFiles) -> dict[str, int]:
+def _find(corpus: Corpus, lines: Sequence[SignatureFile], spans: SpanFiles, scratch: Path) -> dict[str, int]:
     """Write the spans of all copies but the first."""
     every = Corpus(lines, np.cumsum([0, *(file.rows for file in lines)]), corpus.indexes)
     count, duplicates = int(every.bases[-1]), 0
-    for groups in key_groups(every.scan(("key_0", "key_1"), np.ones(count, bool)), count, every.old):
+    for groups in key_groups(every.scan(("key_0", "key_1"), np.ones(count, bool)), count, scratch, every.old):
         unique, back_M = np.unique(groups.members, return_inverse=True)
         places_M3 = _places(every, corpus, unique)[back_M]
         numbers_M = np.repeat(np.arange(len(groups.sizes)), groups.sizes)

@@ -79,7 +79,8 @@ class RemoteFile(type(Path())):
         try:
             return fsspec.filesystem(scheme)
         except ImportError as error:
-            raise MissingExtra(f"{self}: {error}; pip install what serves {scheme}:// (such as s3fs)") from None
+            extra = "the extra s3: pip install -e '.[s3]'" if scheme in ("s3", "s3a") else "what fsspec wants for it"
+            raise MissingExtra(f"{self}: {scheme}:// needs {extra} ({error})") from None
         except ValueError:
             raise DataError(f"{self}: nothing is known that opens {scheme}://; give a local path") from None
 
@@ -97,11 +98,16 @@ def location(text: str | Path) -> Path:
     return Path("/" + match[2]) if match[1] in ("file", "local") else RemoteFile(str(text))
 
 
+def plain_name(name: str) -> str:
+    r"""A file's name as text, the same under every locale; bytes that are no UTF-8 are written `\xNN`."""
+    return name if name.isascii() else os.fsencode(name).decode("utf-8", "backslashreplace")
+
+
 def below(path: Path, root: Path) -> str:
     """The name of a file in ids and origins: its path relative to the root, or its URL when it lies elsewhere."""
     if isinstance(path, RemoteFile) or isinstance(root, RemoteFile):
         return str(path)[len(str(root)) :].lstrip("/") if str(path).startswith(f"{root}/") else str(path)
-    return Path(os.path.relpath(path, root)).as_posix()
+    return plain_name(Path(os.path.relpath(path, root)).as_posix())
 
 
 def common_root(files: Sequence[Path]) -> Path:

@@ -18,7 +18,6 @@ import pyarrow.parquet as pq
 from datatrove.pipeline.base import PipelineStep
 
 from pipelines.block import ROW_GROUP_ROWS
-from pipelines.compiled import kernel
 from pipelines.execute import SCRATCH, run_blocks
 from pipelines.files import write_atomically
 from pipelines.indexed import IndexedWriter, origin_path
@@ -183,15 +182,6 @@ def _rows(folder: Path) -> pa.Table:
     return pa.ipc.open_file(pa.memory_map(str(folder / "all.arrow"))).read_all()
 
 
-@kernel
-def _copy(tokens_T, start_R, length_R, out_T):
-    used = 0
-    for r in range(len(start_R)):
-        for at in range(start_R[r], start_R[r] + length_R[r]):
-            out_T[used] = tokens_T[at]
-            used += 1
-
-
 def _write(
     table: pa.Table, tokens_T: np.ndarray, length_D: np.ndarray, rows_R: np.ndarray, prefix: Path, vocab_size: int
 ) -> None:
@@ -200,9 +190,9 @@ def _write(
     with IndexedWriter(prefix, vocab_size) as writer:
         for batch_R in _batches(rows_R, length_D[rows_R]):
             length_R = length_D[batch_R]
-            out_T = np.empty(int(length_R.sum()), tokens_T.dtype)
-            _copy(tokens_T, start_D[batch_R], length_R, out_T)
-            writer.append(out_T, length_R)
+            first_R = start_D[batch_R].tolist()
+            copied = [tokens_T[a:b] for a, b in zip(first_R, (start_D[batch_R] + length_R).tolist(), strict=True)]
+            writer.append(np.concatenate(copied), length_R)
     sidecar = origin_path(prefix)
     temporary = sidecar.with_name(f".{sidecar.name}.tmp")
     with pq.ParquetWriter(temporary, SIDECAR, compression="zstd") as writer:

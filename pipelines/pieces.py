@@ -1,7 +1,7 @@
 """Encoded documents on their way to shards: the pieces that parallel tasks write, one folder for each input file.
 
 In a folder lie a raw token file and an Arrow table for each domain; `pipelines/merge.py` shuffles the documents of all
-of them into shards. A batch's segments are put end to end by one compiled pass, straight into the piece's dtype.
+of them into shards. A batch's segments are put end to end by a few array operations, straight into the piece's dtype.
 """
 
 import json
@@ -14,7 +14,6 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 
-from pipelines.compiled import kernel
 from pipelines.document import ORIGIN, SCHEMA
 
 SIDECAR = pa.schema(
@@ -30,9 +29,13 @@ PIECE = pa.schema([*SIDECAR, ("order", pa.uint64()), ("held", pa.uint64())])
 TALLY = "tally.json"
 
 
-@kernel
-def put_end_to_end(ids_T, start_S, length_S, lead_S2, last_S, eos_id, out_T):
+def put_end_to_end(
+    ids_T: np.ndarray, start_S: np.ndarray, length_S: np.ndarray, lead_S2: np.ndarray, last_S: np.ndarray, eos_id: int,
+    dtype: np.dtype,
+) -> np.ndarray:  # fmt: skip
     """Copy segments one after another, special tokens before them, the end token after each document's last.
+
+    Array operations, not a kernel: a short text is encoded sooner than numba has come up.
 
     Args:
         ids_T: ids that segments are parts of.
@@ -41,21 +44,19 @@ def put_end_to_end(ids_T, start_S, length_S, lead_S2, last_S, eos_id, out_T):
         lead_S2: ids that stand before it, -1 for none.
         last_S: whether it ends its document.
         eos_id: the end token.
-        out_T: receives them; exactly as long as needed.
+        dtype: of what is returned.
     """
-    used = 0
-    for s in range(len(start_S)):
-        for lead in lead_S2[s]:
-            if lead >= 0:
-                out_T[used] = lead
-                used += 1
-        for at in range(start_S[s], start_S[s] + length_S[s]):
-            out_T[used] = ids_T[at]
-            used += 1
-        if last_S[s]:
-            out_T[used] = eos_id
-            used += 1
-    return used
+    size_S = (lead_S2 >= 0).sum(axis=1) + length_S + last_S
+    end_S = np.cumsum(size_S)
+    out_T = np.full(int(size_S.sum()), eos_id, dtype)
+    is_text = np.ones(len(out_T), bool)
+    is_text[(end_S - 1)[last_S]] = False
+    for number, lead_S in enumerate(lead_S2.T):
+        at = (end_S - size_S + number)[lead_S >= 0]
+        out_T[at], is_text[at] = lead_S[lead_S >= 0], False
+    place_S = np.cumsum(length_S) - length_S
+    out_T[is_text] = ids_T[np.repeat(start_S - place_S, length_S) + np.arange(int(length_S.sum()))]
+    return out_T
 
 
 @dataclass

@@ -60,3 +60,11 @@ def human(count: float) -> str:
         if abs(count) >= scale:
             return f"{count / scale:.3g}{unit}"
     return f"{count:.3g}" if count % 1 else f"{count:.0f}"
+
+
+def human_bytes(size: float) -> str:
+    """Write a size the way people read it: 500000000000 -> '500 GB'."""
+    for unit, scale in (("TB", 10**12), ("GB", 10**9), ("MB", 10**6), ("KB", 10**3)):
+        if abs(size) >= scale:
+            return f"{size / scale:.3g} {unit}"
+    return f"{size:.0f} bytes"

@@ -18,10 +18,7 @@ from datatrove.pipeline.readers.base import BaseReader
 
 from pipelines.archives import (
     CHUNK_BYTES,
-    GZIP_MAGIC,
     STREAM_ERRORS,
-    ZSTD_MAGIC,
-    inflated,
     is_archive,
     members_of,
     open_raw,
@@ -31,7 +28,7 @@ from pipelines.charset import WIDE, decode, decode_within, encoding_of
 from pipelines.document import FATE, REASON, REJECTED
 from pipelines.locations import below, location
 from pipelines.records import Cutter, Record, cut, json_items, lines, record_of, whole
-from pipelines.splits import WHOLE, Planner, Split, by_line, by_member, splits_of
+from pipelines.splits import WHOLE, Planner, Split, by_line, by_member, open_range, splits_of
 from pipelines.templates import filled, parse_json, value_at, words_of
 
 MAX_RECORD_BYTES = 20_000_000
@@ -256,12 +253,7 @@ def _streams(path: Path, members: str, split: Split) -> Iterator[tuple[str | Non
 @contextlib.contextmanager
 def open_split(path: Path, split: Split) -> Iterator[BinaryIO]:
     """The stream of a split of lines: decompressed, from its first record to its last."""
-    with path.open("rb") as file:
-        magic = file.read(4)
-        file.seek(split.start)
-        stream = cast(BinaryIO, file)
-        if magic.startswith(GZIP_MAGIC) or magic == ZSTD_MAGIC:
-            stream = inflated(stream)
+    with open_range(path, split.start) as stream:
         left = split.skip
         while left and (skipped := stream.read(min(left, SAMPLE_BYTES))):
             left -= len(skipped)

@@ -24,9 +24,21 @@ DOCUMENT_CAP = 1 << 20  # characters of one document that are used: a single hug
 
 def hash_ids(ids: pa.ChunkedArray | pa.Array, salt: str) -> np.ndarray:
     """uint64 (documents,): a hash of (salt, id) that is the same on every machine and in every version."""
-    return np.fromiter(
-        (xxhash.xxh3_64_intdigest(f"{salt}\0{i}".encode()) for i in ids.to_pylist()), np.uint64, len(ids)
-    )
+    prefix, digest = f"{salt}\0".encode(), xxhash.xxh3_64_intdigest
+    names = ids.cast(pa.large_string()).cast(pa.large_binary()).to_pylist()
+    return np.fromiter((digest(prefix + name) for name in names), np.uint64, len(names))
+
+
+def source_ids(batch: pa.Table) -> pa.ChunkedArray | pa.Array:
+    """Id of the document that each row is made of, which decides its split: a sample of synthesis holds its document.
+
+    Args:
+        batch: with `id`, and `metadata` that hold `doc_id` where a row was made from another document.
+    """
+    if "metadata" not in batch.schema.names or batch["metadata"].null_count == batch.num_rows:
+        return batch["id"]
+    named = pc.map_lookup(batch["metadata"], pa.scalar("doc_id"), "first")
+    return pc.coalesce(named, batch["id"])
 
 
 def domains_of(batch: pa.Table | pa.RecordBatch, part: str, name: str | None = None) -> list[str]:

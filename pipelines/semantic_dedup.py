@@ -25,53 +25,84 @@ PER_CELL, SAMPLE, BLOCK = 1000, 50_000, 1024
 
 
 def decide_by_embeddings(
-    shards: Sequence[SignatureFile], embeddings: Sequence[Path], settings: DedupSettings, scratch: Path
-) -> Decision:
+    indexed: Sequence[SignatureFile], shards: Sequence[SignatureFile], embeddings: Sequence[Path],
+    settings: DedupSettings, scratch: Path,
+) -> Decision:  # fmt: skip
     """Decide.
 
     Args:
-        shards: signatures of the documents.
+        indexed: signatures of earlier runs, with their vectors: their documents are never dropped.
+        shards: signatures of the documents; their vectors are written beside them.
         embeddings: Parquet files with `id` and `embedding` (a list of numbers), or one `.npy` (N, D) with the vectors
             in the order of the documents.
         settings: what counts as a duplicate.
         scratch: folder for the vectors in order of rank.
 
     Raises:
-        DataError: there are none, or they do not fit the documents.
+        DataError: there are none, or they do not fit the documents or the index.
     """
-    corpus = Corpus.of([], shards)
+    corpus = Corpus.of(indexed, shards)
     table = corpus.light(np.arange(int(corpus.bases[-1])))
     order_N = clusters.rank_order(table)
-    vectors_ND = _in_order(embeddings, table["id"].combine_chunks(), order_N, scratch / "vectors.npy")
+    _write_vectors(shards, embeddings, table["id"].combine_chunks().slice(corpus.old))
+    vectors_ND = _in_order(corpus, order_N, scratch / "vectors.npy")
     forest = clusters.new_forest(len(order_N))
-    if len(order_N):
-        _compare(vectors_ND, settings.semantic, forest)
-    metrics = {"documents": len(order_N), "compared": int(forest.tally[0]), "similar": int(forest.tally[1])}
-    return conclude(table, order_N, order_N, forest, 0, corpus, metrics, False)
+    if len(order_N) > corpus.old:
+        _compare(vectors_ND, settings.semantic, corpus.old, forest)
+    metrics = {"documents": len(order_N) - corpus.old, "indexed": corpus.old}
+    metrics |= {"compared": int(forest.tally[0]), "similar": int(forest.tally[1])}
+    return conclude(table, order_N, order_N, forest, corpus.old, corpus, metrics, False)
 
 
-def _in_order(paths: Sequence[Path], ids: pa.Array, order_N: np.ndarray, target: Path) -> np.ndarray:
-    """The vectors by rank, of length 1, in a mapped file: float32 (N, D)."""
-    if not len(ids):
-        return np.zeros((0, 1), np.float32)
-    if not paths:
+def _write_vectors(shards: Sequence[SignatureFile], paths: Sequence[Path], ids: pa.Array) -> None:
+    """Write the vectors of each shard, of length 1, beside its signatures."""
+    if len(ids) and not paths:
         raise DataError("method semantic needs embeddings: --embeddings FILE (Parquet with id and embedding, or .npy)")
-    ranks = np.empty(len(order_N), np.int64)
-    ranks[order_N] = np.arange(len(order_N))
-    out, seen = None, np.zeros(len(ids), bool)
-    for path in paths:
+    bases = np.cumsum([0, *(file.rows for file in shards)])
+    width, outs, seen = 0, [], np.zeros(len(ids), bool)
+    for path in paths if len(ids) else ():
         for rows, given in _read(path, ids):
-            if out is None:
-                out = np.lib.format.open_memmap(target, "w+", np.float32, (len(ids), given.shape[1]))
-            if given.shape[1] != out.shape[1]:
-                raise DataError(f"{path}: vectors of {given.shape[1]} numbers, expected {out.shape[1]} as before")
+            if not outs:
+                width = given.shape[1]
+                outs = [_vector_file(file.vectors, file.rows, width) for file in shards]
+            if given.shape[1] != width:
+                raise DataError(f"{path}: vectors of {given.shape[1]} numbers, expected {width} as before")
             lengths = np.linalg.norm(given, axis=1, keepdims=True)
-            out[ranks[rows]] = given / np.where(lengths > 0, lengths, 1)
+            unit = given / np.where(lengths > 0, lengths, 1)
+            of_shard = np.searchsorted(bases, rows, side="right") - 1
+            for shard in np.unique(of_shard):
+                here = of_shard == shard
+                outs[shard][rows[here] - bases[shard]] = unit[here]
             seen[rows] = True
-    if out is None or not seen.all():
+    if not seen.all():
         missing = ids[int(np.flatnonzero(~seen)[0])].as_py()
         raise DataError(f"{paths[0]}: no embedding for {int((~seen).sum())} documents, such as {missing!r}")
-    return out
+    for file in shards[len(outs) :]:  # there is no document
+        _vector_file(file.vectors, 0, 1)
+
+
+def _vector_file(path: Path, rows: int, width: int) -> np.ndarray:
+    return np.lib.format.open_memmap(path, "w+", np.float32, (rows, width))
+
+
+def _in_order(corpus: Corpus, order_N: np.ndarray, target: Path) -> np.ndarray:
+    """The vectors by rank, in a mapped file: float32 (N, D)."""
+    ranks = np.empty(len(order_N), np.int64)
+    ranks[order_N] = np.arange(len(order_N))
+    out: np.ndarray | None = None
+    for file, base in zip(corpus.files, corpus.bases, strict=False):
+        given = np.load(file.vectors, mmap_mode="r", allow_pickle=False)
+        if not len(given):
+            continue
+        if out is None:
+            out = _vector_file(target, len(order_N), given.shape[1])
+        if given.shape[1] != out.shape[1]:
+            expected = f"expected {out.shape[1]} as in the index; take the same model's embeddings"
+            raise DataError(f"the embeddings are vectors of {given.shape[1]} numbers, {expected}")
+        for begin in range(0, len(given), 1 << 14):
+            some = given[begin : begin + (1 << 14)]
+            out[ranks[base + begin : base + begin + len(some)]] = some
+    return np.zeros((0, 1), np.float32) if out is None else out
 
 
 def _read(path: Path, ids: pa.Array) -> Iterator[tuple[np.ndarray, np.ndarray]]:
@@ -125,8 +156,8 @@ def _nearest_cells(vectors_ND: np.ndarray, centres_CD: np.ndarray, probes: int) 
     return np.concatenate(found)
 
 
-def _compare(vectors_ND: np.ndarray, asked: SemanticSettings, forest: clusters.Forest) -> None:
-    """Join the pairs of each cell that are similar enough."""
+def _compare(vectors_ND: np.ndarray, asked: SemanticSettings, settled: int, forest: clusters.Forest) -> None:
+    """Join the pairs of each cell that are similar enough, but for those of two settled documents."""
     centres_CD = _centres(vectors_ND, asked)
     cells_NP = _nearest_cells(vectors_ND, centres_CD, asked.probes)
     for cell in range(len(centres_CD)):
@@ -138,6 +169,6 @@ def _compare(vectors_ND: np.ndarray, asked: SemanticSettings, forest: clusters.F
                 forest.tally[0] += cosines.size
                 one, two = np.nonzero(cosines >= asked.threshold - 1e-6)  # rounding must not part equal vectors
                 ones, twos = members_M[begin + one], members_M[other + two]
-                before = ones < twos
+                before = (ones < twos) & (twos >= settled)
                 similarity = np.minimum(cosines[one, two][before].astype(np.float64), 1.0).round(6)
-                clusters.join_all(ones[before], twos[before], similarity, 0, forest)
+                clusters.join_all(ones[before], twos[before], similarity, settled, forest)

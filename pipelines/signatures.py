@@ -25,7 +25,7 @@ from pipelines.execute import SCRATCH
 from pipelines.files import write_atomically
 from pipelines.minhash import sign
 from pipelines.shingles import collapse_whitespace, utf8_buffers
-from pipelines.url_key import normalized_url
+from pipelines.url_key import page_keys
 
 LIGHT = pa.schema(
     [
@@ -61,6 +61,11 @@ class SignatureFile(NamedTuple):
     def shingles(self) -> Path:
         """The file of the shingles' upper halves, document after document."""
         return self.path.with_suffix(".u32")
+
+    @property
+    def vectors(self) -> Path:
+        """The file of the embeddings, for method `semantic`: `.npy`, float32 (rows, dimensions)."""
+        return self.path.with_suffix(".npy")
 
     def batches(self, names: Sequence[str]) -> Iterator[pa.Table]:
         """Some columns, batch by batch; memory is that of one batch."""
@@ -223,6 +228,6 @@ def ties(batch: pa.Table) -> np.ndarray:
 
 
 def _url_keys(urls: pa.ChunkedArray) -> tuple[np.ndarray, np.ndarray]:
-    names = [normalized_url(url) if url else "" for url in urls.to_pylist()]
-    digests = b"".join(xxhash.xxh3_128_digest(name.encode("utf-8", "surrogatepass")) for name in names)
+    names = page_keys(urls)
+    digests = b"".join(xxhash.xxh3_128_digest(name.encode()) for name in names)
     return np.frombuffer(digests, np.uint64).reshape(-1, 2), np.array([not name for name in names], bool)

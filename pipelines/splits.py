@@ -5,19 +5,22 @@ beginning of a record. Every split knows the number and the offset of its first 
 those that one task would have written. A file that cannot be entered in the middle is one split, as the journal says.
 """
 
+import bisect
+import contextlib
 import zlib
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import BinaryIO, cast
+from typing import BinaryIO, NamedTuple, cast
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from pipelines import journal
-from pipelines.archives import GZIP_MAGIC, STREAM_ERRORS, ZSTD_MAGIC, inflated, open_raw, zstd_frames
+from pipelines.archives import GZIP_MAGIC, STREAM_ERRORS, ZSTD_MAGIC, inflated, zstd_frames
 
-SPLIT_BYTES = 64 << 20  # of the file as it lies there: seconds of work, and few enough tasks
+SPLIT_BYTES = 32 << 20  # of the file as it lies there: a second of work or less, so that two workers end together
+WORTH = 4  # times that: a smaller file is one task, and Parquet that is one task need not be written again
 CHUNK_BYTES = 1 << 20
 GZIP_MEMBER = GZIP_MAGIC + b"\x08"
 WARC_HEAD_BYTES = 1 << 13
@@ -54,7 +57,7 @@ def splits_of(path: Path, planner: Planner | None) -> Sequence[Split]:
         planner: one of the functions below, or None when the format cannot be split.
     """
     try:
-        if path.stat().st_size < 2 * SPLIT_BYTES:
+        if path.stat().st_size < WORTH * SPLIT_BYTES:
             return [WHOLE]
         splits = planner(path) if planner is not None else []
     except (pa.ArrowException, *STREAM_ERRORS):
@@ -72,78 +75,93 @@ def _targets(size: int) -> list[int]:
 
 
 def by_line(path: Path) -> list[Split]:
-    """Lines: plain files anywhere, compressed ones at the beginning of a gzip member or zstd frame."""
+    """Lines: plain files anywhere, compressed ones at the beginning of a gzip member or zstd frame.
+
+    The numbers of records want every line counted, so a compressed file is inflated once before the tasks inflate
+    their parts (a fifth of the work of reading it); one that is a single member or frame is not even that.
+    """
+    size = path.stat().st_size
     with path.open("rb") as file:
         magic = file.read(4)
-    if magic.startswith(GZIP_MAGIC):
-        return _lines_of_parts(path, list(_gzip_starts(path)))
-    if magic == ZSTD_MAGIC:
-        with path.open("rb") as file:
-            return _lines_of_parts(path, list(zstd_frames(cast(BinaryIO, file))))
-    with open_raw(path) as stream:
-        return _lines_of_stream(stream, [(target, target) for target in _targets(path.stat().st_size)])
+        file.seek(0)
+        if magic.startswith(GZIP_MAGIC):
+            starts = _at_or_behind(_targets(size), list(_gzip_starts(path)))
+        elif magic == ZSTD_MAGIC:
+            starts = _at_or_behind(_targets(size), list(zstd_frames(cast(BinaryIO, file))))
+        else:
+            starts = _targets(size)
+    starts = [0, *starts]
+    if len(starts) == 1:
+        return []
+    counts = [_counted(path, begin, end) for begin, end in zip(starts, [*starts[1:], None], strict=True)]
+    return _lines_of_ranges(starts, counts)
 
 
-def _lines_of_stream(stream: BinaryIO, entries: Sequence[tuple[int, int]]) -> list[Split]:
-    """Splits at the first line that begins at or behind each entry.
+def _at_or_behind(targets: Sequence[int], places: Sequence[int]) -> list[int]:
+    """The first of the places (ascending) at or behind each target, once each."""
+    found = (bisect.bisect_left(places, target) for target in targets)
+    return list(dict.fromkeys(places[at] for at in found if at < len(places)))
+
+
+class _Count(NamedTuple):
+    """Of a range of the stream: bytes, line ends, and where its first whole line begins (None: no line end in it)."""
+
+    size: int
+    rows: int
+    first: int | None
+
+
+def _counted(path: Path, begin: int, end: int | None) -> _Count:
+    """Count what lies between two bytes of the file, decompressed; what breaks off is no matter for several tasks."""
+    size = rows = 0
+    first = None
+    with open_range(path, begin, end) as stream:
+        while chunk := stream.read(CHUNK_BYTES):
+            if first is None and (at := chunk.find(b"\n")) >= 0:
+                first = size + at + 1
+            size, rows = size + len(chunk), rows + chunk.count(b"\n")
+    return _Count(size, rows, first)
+
+
+def _lines_of_ranges(starts: Sequence[int], counts: Sequence[_Count]) -> list[Split]:
+    """Splits at the first line that begins in each range.
 
     Args:
-        stream: of all lines, decompressed.
-        entries: of each, its place in the stream and the byte of the file where reading can begin.
+        starts: bytes of the file at which reading can begin; the first is 0.
+        counts: of what lies between each and the next.
     """
-    begins = [(0, 0, 0, 0)]  # offset, row, start, place of start
-    at = rows = 0
-    for place, start in entries:
-        while at < place and (chunk := stream.read(min(CHUNK_BYTES, place - at))):
-            at, rows = at + len(chunk), rows + chunk.count(b"\n")
-        ended = False
-        while not ended and (line := stream.readline(CHUNK_BYTES)):
-            ended = line.endswith(b"\n")
-            at, rows = at + len(line), rows + ended
-        if ended:
-            begins.append((at, rows, start, place))
-    while chunk := stream.read(CHUNK_BYTES):  # to its end: what breaks off is no matter for several tasks
-        at += len(chunk)
-    begins = [begin for begin in begins if begin[0] < at]
-    ends = [*(begin[0] for begin in begins[1:]), None]
-    return [Split(start, None if end is None else end - offset, row, offset, offset - place)
-            for (offset, row, start, place), end in zip(begins, ends, strict=True)]  # fmt: skip
+    total = sum(count.size for count in counts)
+    begins = [WHOLE]
+    place, row = counts[0].size, counts[0].rows
+    for start, count in zip(starts[1:], counts[1:], strict=True):
+        if count.first is not None and place + count.first < total:
+            begins.append(Split(start, None, row + 1, place + count.first, count.first))
+        place, row = place + count.size, row + count.rows
+    ends = [*(begin.offset for begin in begins[1:]), None]
+    return [replace(begin, length=None if end is None else end - begin.offset)
+            for begin, end in zip(begins, ends, strict=True)]  # fmt: skip
 
 
-def _lines_of_parts(path: Path, starts: Sequence[int]) -> list[Split]:
-    """The same for a compressed file of several parts, found by reading it once."""
-    chosen, at = [], 0
-    for target in _targets(path.stat().st_size):
-        while at < len(starts) and starts[at] < target:
-            at += 1
-        if at < len(starts) and starts[at] not in chosen:
-            chosen.append(starts[at])
-    if not chosen:
-        return []
-    entries, place = [], 0
-    for begin, end in zip([0, *chosen[:-1]], chosen, strict=True):
-        place += _inflated_size(path, begin, end)
-        entries.append((place, end))
-    with open_raw(path) as stream:
-        return _lines_of_stream(stream, entries)
-
-
-def _inflated_size(path: Path, begin: int, end: int) -> int:
-    with path.open("rb") as file, inflated(cast(BinaryIO, Window(cast(BinaryIO, file), begin, end))) as stream:
-        return sum(len(chunk) for chunk in iter(lambda: stream.read(CHUNK_BYTES), b""))
+@contextlib.contextmanager
+def open_range(path: Path, begin: int, end: int | None = None) -> Iterator[BinaryIO]:
+    """The stream of what lies between two bytes of a file: decompressed, when the file is."""
+    with path.open("rb") as file:
+        magic = file.read(4)
+        file.seek(begin)
+        stream = cast(BinaryIO, file if end is None else Window(cast(BinaryIO, file), begin, end))
+        packed = magic.startswith(GZIP_MAGIC) or magic == ZSTD_MAGIC
+        yield inflated(stream) if packed else stream
 
 
 class Window:
     """The bytes of a file from `begin` to `end`, read like a file."""
 
-    def __init__(self, file: BinaryIO, begin: int, end: int | None) -> None:
+    def __init__(self, file: BinaryIO, begin: int, end: int) -> None:
         self.file, self.begin, self.end = file, begin, end
         self.file.seek(begin)
 
     def read(self, size: int = -1) -> bytes:
         """At most `size` bytes."""
-        if self.end is None:
-            return self.file.read(size)
         left = max(0, self.end - self.file.tell())
         return self.file.read(left if size < 0 else min(size, left))
 

@@ -23,6 +23,7 @@ from typing import Any
 from pipelines.errors import DataError, LoamError, StepError
 from pipelines.execute import SCRATCH
 from pipelines.files import sha256_of
+from pipelines.locations import plain_name
 from pipelines.manifest import (
     MANIFEST,
     Counts,
@@ -78,7 +79,7 @@ def code_version(*folders: str) -> str:
 
 def parents_from_files(files: Sequence[Path]) -> dict[str, str]:
     """Parents of a step that reads files given by the user: numbered names and sha256 of the bytes."""
-    return {f"{number:05d}:{path.name}": sha256_of(path) for number, path in enumerate(files)}
+    return {f"{number:05d}:{plain_name(path.name)}": sha256_of(path) for number, path in enumerate(files)}
 
 
 def identity_of(step: str, settings: Mapping[str, Any], parents: Mapping[str, str], code: str) -> str:

@@ -18,13 +18,14 @@ from datatrove.pipeline.base import PipelineStep
 
 from pipelines.block import ReadDocuments
 from pipelines.dedup_decide import Corpus, mapped
+from pipelines.dedup_index import describe_index, link, open_index, start_index
 from pipelines.dedup_settings import DedupSettings
 from pipelines.execute import SCRATCH, run_blocks
 from pipelines.key_groups import Groups, key_groups
 from pipelines.passages import MOST_LEADERS, Surroundings, anchors_of, gram_bytes, match_large, match_leaders
 from pipelines.removal import SpanFiles, Spans, remove
 from pipelines.shingles import utf8_buffers
-from pipelines.signatures import SignDocuments, open_signatures
+from pipelines.signatures import SignatureFile, SignDocuments, open_signatures
 from pipelines.store import Outcome
 
 RELEASE_MEMBERS = 3000  # anchors compared before the map is let go of: the system maps 64 KB around each
@@ -61,20 +62,25 @@ class WriteAnchors(PipelineStep):
                 yield batch
 
 
-def dedup_substrings(files: Sequence[Path], work: Path, settings: DedupSettings, workers: int) -> Outcome:
+def dedup_substrings(
+    files: Sequence[Path], work: Path, settings: DedupSettings, workers: int, against: Sequence[Path] = ()
+) -> Outcome:
     """Cut out every copy of a passage but the first; arguments as for `dedup.dedup`."""
+    indexed = [file for folder in against for file in open_index(folder, settings)]
     signer, asked = SignDocuments(str(work), settings), settings.substring
     folder = signer.file(0).parent
     pipeline = [ReadDocuments([str(f) for f in files]), WriteAnchors(str(folder), asked.min_bytes), signer]
     run_blocks(pipeline, len(files), work, workers, "sign")
-    corpus = Corpus.of([], [open_signatures(signer.file(rank)) for rank in range(len(files))])
+    shards = [open_signatures(signer.file(rank)) for rank in range(len(files))]
+    corpus = Corpus.of(indexed, shards)
     spans = SpanFiles(work, corpus)
     if spans.begin():
         metrics = _find(corpus, spans, asked.min_bytes, work / SCRATCH / "corpus.text")
         if asked.policy == "document" or asked.drop_share < 1:
             spans.settle(asked.drop_share, asked.policy == "span")
         spans.finish(metrics)
-    outcome, _ = remove(files, work, spans, "duplicate_substring", workers)
+    outcome, dropped = remove(files, work, spans, "duplicate_substring", workers)
+    _write_index(work / "index", indexed, shards, dropped, settings)
     return outcome
 
 
@@ -97,13 +103,16 @@ def _find(corpus: Corpus, spans: SpanFiles, length: int, path: Path) -> dict[str
 
     count = sum(file.rows for file in anchors)
     compared = 0
-    for groups in key_groups(scan, count):
-        _match(groups, around, spans, release)
+    for groups in key_groups(scan, count, path.parent, int(bases[corpus.indexes])):
+        _match(groups, around, spans, corpus.old, release)
         compared += len(groups.members)
-    return {"documents": int(corpus.bases[-1]), "anchors": count, "repeated_anchors": compared}
+    return {"documents": int(corpus.bases[-1]) - corpus.old, "anchors": count, "repeated_anchors": compared}
 
 
-def _match(groups: Groups, around: Surroundings, spans: SpanFiles, release: Callable[[], None]) -> None:
+def _match(
+    groups: Groups, around: Surroundings, spans: SpanFiles, old: int, release: Callable[[], None]
+) -> None:  # fmt: skip
+    """Append the spans that earlier documents have, too; none in the first `old` rows, those of indexes."""
     numbers_M = np.repeat(np.arange(len(groups.sizes)), groups.sizes)
     rows_M = np.searchsorted(around.offsets, groups.members, side="right") - 1
     order_M = np.lexsort((groups.members, spans.ranks[rows_M], numbers_M))
@@ -121,6 +130,25 @@ def _match(groups: Groups, around: Surroundings, spans: SpanFiles, release: Call
             end = begin + int(large[0]) if len(large) else end
             here = slice(first, int(ends_G[end - 1]))
             found = match_leaders(places_M[here], rows_M[here], groups.sizes[begin:end], around)
+        found = found[found[:, 0] >= old]
         spans.append(Spans(found[:, 0], found[:, 1], found[:, 2], spans.ranks[found[:, 3]]))
         release()
         begin = end
+
+
+def _write_index(
+    folder: Path, before: Sequence[SignatureFile], shards: Sequence[SignatureFile], dropped: Sequence[np.ndarray],
+    settings: DedupSettings,
+) -> None:  # fmt: skip
+    """Write an index: all documents and their texts, and the anchors of those that were kept."""
+    start_index(folder, before)
+    for number, (file, gone) in enumerate(zip(shards, dropped, strict=True), start=len(before)):
+        target = folder / f"{number:05d}.arrow"
+        link(file.path, target)
+        link(file.path.with_suffix(".text"), target.with_suffix(".text"))
+        ends_N = np.cumsum(file.column("size"))
+        with pa.ipc.new_file(target.with_suffix(".anchors"), ANCHORS) as writer:
+            for batch in open_signatures(file.path.with_suffix(".anchors")).batches(ANCHORS.names):
+                rows = np.searchsorted(ends_N, batch["place"].to_numpy(), side="right")
+                writer.write_table(batch.filter(pa.array(~gone[rows])))
+    describe_index(folder, settings)

@@ -77,10 +77,10 @@ class Report(BaseModel):
             f"{marks[c.passed]} {c.name}: {c.found}" + ("" if c.passed else f", expected {c.expected}")
             for c in self.checks
         ]
-        return [
-            *told,
-            f"{self.prefix}: {self.sequences} sequences, {self.tokens} tokens, {self.dtype}, sha256 {self.sha256}",
-        ]
+        if self.tokens is None or self.sequences is None:
+            return told
+        held = f"{self.prefix}: {self.sequences} sequences, {self.tokens} tokens, {self.dtype}, sha256 {self.sha256}"
+        return [*told, held]
 
 
 def verify(prefix: Path, vocab_size: int | None = None, eos_id: int | None = None) -> Report:
@@ -128,7 +128,10 @@ class _Shard:
 
     def check_files(self) -> bool:
         missing = [path.name for path in (self.bin, self.idx) if not path.is_file()]
-        return self.check("files", not missing, f"{self.bin.name} and {self.idx.name}", _missing(missing))
+        others = sorted(path.with_suffix("").name for path in self.prefix.parent.glob("*.idx")) if missing else []
+        there = f"; shards there: {', '.join(others[:5])}" if others else ""
+        expected = f"{self.bin.name} and {self.idx.name} in {self.prefix.parent}"
+        return self.check("files", not missing, expected, _missing(missing) + there)
 
     def check_header(self) -> bool:
         with self.idx.open("rb") as file:

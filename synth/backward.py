@@ -3,7 +3,8 @@
 Four calls per document: its segments (the model names only their first and last words, which are then looked up, so
 that a segment is the document's own text or nothing), an abstract of each, a chain of steps that each cite a segment,
 and the core question; question, chain and document make one training sample. After CCI4.0-M2-CoT (arXiv:2506.07463,
-figure 3), which publishes the stages but neither prompts nor checks: these are Loam's.
+figure 3), which publishes the stages but neither prompts nor checks: these are Loam's. Its domains (`cot_synthesis_*`)
+are the same four calls with prompts and limits of their own; code is cut by the numbers of its lines.
 """
 
 import json
@@ -11,7 +12,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from synth.kind import Stage
+from synth.dialogue import Dialogue
+from synth.kind import Inputs, Stage
+from synth.latex_json import double_backslashes
+from synth.line_segments import locate_lines
+from synth.recipe import SynthSettings
 from synth.verification import Limits, Span, check_prose, check_question, check_steps, locate_segments, read_json
 
 
@@ -43,6 +48,18 @@ def read_segments(answer: str, draft: Draft, limits: Limits) -> Draft | str:
     if markers is None:
         return "wrong_shape"
     spans = locate_segments(draft.text, markers, limits)
+    return spans if isinstance(spans, str) else replace(draft, spans=spans)
+
+
+def read_lines(answer: str, draft: Draft, limits: Limits) -> Draft | str:
+    """Numbers of lines to spans."""
+    found = read_json(answer, "segments")
+    if isinstance(found, str):
+        return found
+    ranges = _pairs(found, "first", int, "last", int)
+    if ranges is None:
+        return "wrong_shape"
+    spans = locate_lines(draft.text, ranges, limits)
     return spans if isinstance(spans, str) else replace(draft, spans=spans)
 
 
@@ -87,6 +104,11 @@ def render_chain(draft: Draft) -> str:
     return "\n".join(f"{number}. {thought.strip()}" for number, (_, thought) in enumerate(draft.steps, 1))
 
 
+def _line_slots(draft: Draft, limits: Limits) -> dict[str, str]:
+    lines = enumerate(draft.text.splitlines(), 1)
+    return _segment_slots(draft, limits) | {"document": "\n".join(f"{number}: {line}" for number, line in lines)}
+
+
 def _segment_slots(draft: Draft, limits: Limits) -> dict[str, str]:
     low, high = limits.segments
     return {"document": draft.text, "min_segments": str(low), "max_segments": str(high)}
@@ -94,16 +116,16 @@ def _segment_slots(draft: Draft, limits: Limits) -> dict[str, str]:
 
 def _abstract_slots(draft: Draft, limits: Limits) -> dict[str, str]:
     texts = [draft.text[span.start : span.end] for span in draft.spans]
-    return {"count": str(len(texts)), "segments": _numbered(texts, "Segment")}
+    return {"count": str(len(texts)), "segments": _numbered(texts)}
 
 
 def _chain_slots(draft: Draft, limits: Limits) -> dict[str, str]:
     low, high = limits.steps
-    return {"abstracts": _numbered(draft.abstracts, "Statement"), "min_steps": str(low), "max_steps": str(high)}
+    return {"abstracts": _numbered(draft.abstracts), "min_steps": str(low), "max_steps": str(high)}
 
 
-def _numbered(texts: Any, word: str) -> str:
-    return "\n\n".join(f"{word} {number}: {text}" for number, text in enumerate(texts, 1))
+def _numbered(texts: Sequence[str]) -> str:
+    return "\n\n".join(f"[{number}] {text}" for number, text in enumerate(texts, 1))
 
 
 def _schema(name: str, items: dict[str, Any]) -> dict[str, Any]:
@@ -125,14 +147,32 @@ STAGES = (
 )
 
 
-class Backward:
-    """The recipe `cot_backward`: one sample per document."""
+LINES = Stage("segment", _line_slots, read_lines, _schema("segments", _fields(first="integer", last="integer")))
+"""Segments of code: a line such as `return None` stands in many places, a number in one."""
+LATEX = ("cot_synthesis_math", "cot_synthesis_arxiv")
+"""Recipes whose answers hold LaTeX inside JSON."""
 
-    stages = STAGES
+
+class Backward:
+    """The recipe `cot_backward` and its domains: one sample per document.
+
+    Args:
+        recipe: `cot_backward`, or the name of a domain's.
+    """
+
+    identity = ""
+
+    def __init__(self, recipe: str = "cot_backward") -> None:
+        stages = (LINES, *STAGES[1:]) if recipe == "cot_synthesis_code" else STAGES
+        self.stages = tuple(_with_latex(stage) for stage in stages) if recipe in LATEX else stages
 
     def units(self, row: Mapping[str, Any]) -> Sequence[tuple[str, Draft]]:
         """The document as it is."""
         return [("", Draft(row["text"]))]
+
+    def settle(self, ended: Sequence[tuple[str, Any]]) -> Sequence[tuple[str, Any]]:
+        """As it came."""
+        return ended
 
     def sample_slots(self, draft: Draft) -> Mapping[str, str]:
         """Question, chain and document."""
@@ -147,5 +187,19 @@ class Backward:
             "steps": json.dumps(draft.steps, ensure_ascii=False),
         }
 
+    def dialogue(self, draft: Draft) -> Dialogue:
+        """The question, the chain as thinking, and the document as the answer."""
+        return Dialogue(draft.question, render_chain(draft), draft.text)
+
     def close(self) -> None:
         """Nothing is held."""
+
+
+def _with_latex(stage: Stage) -> Stage:
+    """A stage that takes backslashes for what they are."""
+    return replace(stage, prepare=double_backslashes)
+
+
+def open_backward(settings: SynthSettings, inputs: Inputs) -> Backward:
+    """The kind `cot_backward`, or a domain's."""
+    return Backward(settings.recipe)

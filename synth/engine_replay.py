@@ -23,6 +23,7 @@ class ReplayEngine:
 
     def __init__(self, folder: Path) -> None:
         self.identity, self.capabilities, self.answers = read_log(folder)
+        self.latencies_s: list[float] = []
 
     def generate(self, requests: Sequence[Request]) -> Iterator[tuple[Request, Response]]:
         """Look every request up."""

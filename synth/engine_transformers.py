@@ -6,6 +6,7 @@ throughput on large models, for which there are vLLM and servers.
 """
 
 import importlib.metadata
+import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -29,7 +30,7 @@ class TransformersEngine:
         threads: of each forward pass; fixed, since float sums depend on it.
     """
 
-    capabilities = Capabilities(json_schema=False, batch_invariant=True)
+    capabilities = Capabilities(json_schema=False, batch_invariant=True, literal_text=True)
 
     def __init__(self, model: Path, dtype: str = "float32", device: str = "cpu", threads: int = 1) -> None:
         self.identity = Identity(
@@ -37,6 +38,7 @@ class TransformersEngine:
             version=f"{importlib.metadata.version('transformers')} {dtype} {device}",
         )  # fmt: skip
         self.folder, self.dtype, self.device, self.threads = model, dtype, device, threads
+        self.latencies_s: list[float] = []
         self.loaded: tuple[Any, Any] | None = None
 
     def generate(self, requests: Sequence[Request]) -> Iterator[tuple[Request, Response]]:
@@ -45,10 +47,13 @@ class TransformersEngine:
         for request in requests:
             before = torch.get_num_threads()
             torch.set_num_threads(self.threads)
+            started = time.monotonic()
             try:
-                yield request, self._answer(*self.loaded, request)
+                response = self._answer(*self.loaded, request)
             finally:
                 torch.set_num_threads(before)
+            self.latencies_s.append(time.monotonic() - started)
+            yield request, response
 
     def close(self) -> None:
         """Free the weights; the next request would load them again."""

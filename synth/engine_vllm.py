@@ -42,15 +42,15 @@ class VllmEngine:
         DataError: the folder is no model.
     """
 
-    capabilities = Capabilities(json_schema=True, batch_invariant=False)
+    capabilities = Capabilities(json_schema=True, batch_invariant=False, literal_text=True)
 
     def __init__(self, model: Path, dtype: str = "float32", window: int = 1024) -> None:
         self.identity = Identity(
             model="local", digest=digest_model(model), backend="vllm", version=f"{installed_version()} {dtype}"
         )  # fmt: skip
         self.folder, self.dtype, self.window = model, dtype, window
-        self.config = json.loads((model / "config.json").read_bytes())
-        self.room = int(self.config.get("max_position_embeddings", 4096))
+        self.room = room_of(model)
+        self.latencies_s: list[float] = []  # a window is answered as a whole
         self.engine: Any = None
 
     def generate(self, requests: Sequence[Request]) -> Iterator[tuple[Request, Response]]:
@@ -81,13 +81,11 @@ class VllmEngine:
     def _start(self) -> Any:
         for name, value in ENVIRONMENT.items():
             os.environ.setdefault(name, value)
-        import torch
-
         options: dict[str, Any] = {}
         try:
             vllm = importlib.import_module("vllm")
-            if not torch.cuda.is_available():
-                self._check_heads()
+            if not on_gpu():
+                check_heads(self.folder)
                 # A prompt in parts rewinds its generator after each, which the CPU's generators cannot do.
                 options = {"enable_chunked_prefill": False, "max_num_batched_tokens": max(self.room, BATCH_TOKENS)}
                 options["enforce_eager"] = True
@@ -100,17 +98,6 @@ class VllmEngine:
                 f"vLLM did not start on {self.folder}: {_first_line(error)}; what its processes said stands above. "
                 "Engine transformers needs no vLLM"
             ) from error
-
-    def _check_heads(self) -> None:
-        """The CPU build starts with any head, and breaks down at the first request."""
-        backend = importlib.import_module("vllm.v1.attention.backends.cpu_attn").CPUAttentionBackend
-        known = backend.get_supported_head_sizes()
-        size = self.config.get("head_dim") or self.config["hidden_size"] // self.config["num_attention_heads"]
-        if size not in known:
-            raise DataError(
-                f"{self.folder} has attention heads of {size}, vLLM on the CPU takes {', '.join(map(str, known))}; "
-                "use engine transformers"
-            )
 
     def _answer(self, prompts: list[tuple[Request, list[int]]]) -> Iterator[tuple[Request, Response]]:
         if not prompts:
@@ -145,6 +132,40 @@ class VllmEngine:
             max_tokens=min(request.max_tokens, self.room - prompt_tokens),
             structured_outputs=parameters.StructuredOutputsParams(json=schema) if schema else None,
         )  # fmt: skip
+
+
+def room_of(folder: Path) -> int:
+    """Tokens that a prompt and its answer may have together."""
+    return int(_config(folder).get("max_position_embeddings", 4096))
+
+
+def on_gpu() -> bool:
+    """Whether vLLM will run on a GPU."""
+    import torch
+
+    return torch.cuda.is_available()
+
+
+def check_heads(folder: Path) -> None:
+    """The CPU build starts with any head, and breaks down at the first request.
+
+    Raises:
+        DataError: it has no kernel for the model's heads.
+    """
+    config = _config(folder)
+    known = importlib.import_module(
+        "vllm.v1.attention.backends.cpu_attn"
+    ).CPUAttentionBackend.get_supported_head_sizes()
+    size = config.get("head_dim") or config["hidden_size"] // config["num_attention_heads"]
+    if size not in known:
+        raise DataError(
+            f"{folder} has attention heads of {size}, vLLM on the CPU takes {', '.join(map(str, known))}; "
+            "use engine transformers"
+        )
+
+
+def _config(folder: Path) -> dict[str, Any]:
+    return json.loads((folder / "config.json").read_bytes())
 
 
 def _first_line(error: Exception) -> str:

@@ -5,29 +5,30 @@ is asked about it. Every answer goes through the response log first, so that a k
 accepted has passed every predicate; a weak model's documents are mostly rejected, and the counts say so.
 """
 
-import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import closing
-from dataclasses import dataclass, field
+from dataclasses import replace
+from itertools import groupby
 from pathlib import Path
 from typing import Any
 
-import xxhash
-
-from pipelines.execute import with_rejected_inputs
-from pipelines.journal import record
+from pipelines.execute import SCRATCH, with_rejected_inputs
 from pipelines.manifest import Counts
 from pipelines.progress import track
 from pipelines.store import Outcome
+from synth.asker import Asker
 from synth.engines import open_engine
-from synth.kind import Kind, Stage
-from synth.outputs import Reject, Row, Work, write_outputs
-from synth.prompt_files import Prompt, load_prompts
-from synth.protocol import Engine, Message, Request, Response, request_key, wire_record
-from synth.recipe import SynthSettings, open_kind, recipe_hash
-from synth.response_log import ResponseLog
+from synth.forms import write_forms
+from synth.kind import Inputs, Kind, Library
+from synth.ledger import summary
+from synth.outputs import Maker, Reject, Work, write_outputs
+from synth.recipe import SynthSettings, open_kind, prompts_of, recipe_hash
+from synth.report import passed_stages, write_report
+from synth.response_log import ResponseLog, forget
+from synth.screening import Screening
+from synth.screens import DOCUMENT, Screens
 from synth.selection import select_documents
-from synth.verification import answer_of, check_response
+from synth.verification import verification_hash
 
 WINDOW = 1024  # documents that go through the stages together
 
@@ -39,145 +40,123 @@ def synthesize(
     model: Path | None = None,
     workers: int = 1,
     held_out: Sequence[Path] = (),
+    library: Library | None = None,
+    log: Path | None = None,
+    earlier: Sequence[Path] = (),
+    replaces: Path | None = None,
+    other_model: bool = False,
+    screening: Screening | None = None,
 ) -> Outcome:
-    """Make samples; writes `samples/`, `rejects/`, `ledger.parquet` and `responses/`.
+    """Make samples; writes `samples/`, `rejects/`, `ledger.parquet`, `responses/`, and `report.md` and `report.json`.
+
+    With a judge also `judge/` (its answers), with evaluation sets `contamination.parquet`.
 
     Args:
         files: Parquet documents.
-        work: the step's working folder; its `responses/` are used again.
+        work: the step's working folder.
         settings: the recipe.
         model: folder in Hugging Face format, for engines in this process.
         workers: unused by engines in this process, which answer one request at a time; a server is asked
             `engine.concurrency` things at once.
         held_out: Parquet files with the ids (column `id`) of documents that no sample may be made of.
+        library: what `cot_rag` retrieves from; `files` when not given.
+        log: folder of all answers ever given, which outlives this step; a scratch folder of `work` when not given.
+        earlier: folders `responses/` of other runs, whose answers are used where the same engine gave them.
+        replaces: output of an earlier run whose place this one takes; of its answers none is lost.
+        other_model: these logs may hold answers of another model.
+        screening: evaluation sets, and screens that need what synthesis may not import.
 
     Returns:
         Counts over the units made of the documents drawn (and inputs that could not be read), and: what was seen, units
         that passed each stage, tokens, acceptance.
 
     Raises:
-        LoamError: the engine is not to be had (see `open_engine`), or a server stayed away.
+        LoamError: the engine is not to be had (see `open_engine`), a server stayed away, or the log is not ours.
     """
-    started = time.monotonic()
+    log, before = log or work / SCRATCH / "answers" / "responses", [replaces / "responses"] if replaces else []
     with (
-        closing(open_kind(settings)) as kind,
-        closing(open_engine(settings.engine, model)) as engine,
-        ResponseLog(work / "responses", engine) as log,
+        closing(open_kind(settings, Inputs(files, work, model, held_out, library or Library()))) as kind,
+        closing(open_engine(settings.engine, model, log)) as engine,
+        ResponseLog(log, engine, [*earlier, *before, work / "responses"], other_model) as answers,
     ):
         selection = select_documents(files, settings, held_out)
-        rows = selection.documents.to_pylist()
-        asker = Asker(engine, log, settings, load_prompts(settings.recipe), recipe_hash(settings))
-        works = [Work(row, unit, draft) for row in rows for unit, draft in kind.units(row)]
-        with track("synth", len(works) * len(kind.stages), "stages") as tracker:
-            for at in range(0, len(works), WINDOW):
-                group = works[at : at + WINDOW]
-                for stage in kind.stages:
-                    asker.run_stage(stage, [one for one in group if one.reject is None])
-                    asker.done += len(group)
-                    tracker.update(asker.done, f"{len(asker.ledger)} answers")
-                asker.finished += group
-    write_outputs(asker.finished, asker.ledger, work, settings, engine.identity, kind)
-    written = sum(row.completion_tokens for row in asker.ledger)
-    record("synth", asked=asker.asked, completion_tokens=written, seconds=round(time.monotonic() - started, 3))
-    return _outcome(asker, kind, selection.seen, work)
+        asker = Asker(engine, answers, settings, prompts_of(settings), recipe_hash(settings, kind.identity))
+        with closing(Screens(settings, screening or Screening(), engine.identity, work, log, other_model)) as screens:
+            barred = screens.barred(selection.documents)
+            works = [one for row in selection.documents.to_pylist() for one in cut(kind, row, barred)]
+            _run_stages(asker, kind, works)
+            for place in before:
+                answers.rescue(place)
+            answers.publish(work / "responses")
+            verification = verification_hash(settings.limits, screens.identity)
+            maker = Maker(settings, kind, asker.prompts, asker.recipe, verification, engine.identity)
+            settled = settle(kind, asker.finished)
+            asker.ledger += screens.run(settled, maker, asker.ledger)
+    return _outcome(asker, settled, kind, selection.seen, work, _write(asker, settled, maker, work, log))
 
 
-@dataclass
-class Asker:
-    """What the stages share, and what they leave behind.
+def _write(asker: Asker, settled: Sequence[Work], maker: Maker, work: Path, log: Path) -> dict[str, int]:
+    """Everything that a run leaves behind; afterwards the log is not needed any more."""
+    write_outputs(settled, asker.ledger, work, maker)
+    forms = write_forms(settled, work, maker, maker.settings.forms)
+    write_report(work, settled, asker.finished, maker.kind.stages, maker)
+    asker.record_speed()
+    forget(log, work / "responses")
+    forget(log.with_name(f"{log.name}-judge"), work / "judge")
+    return forms
 
-    Attributes:
-        asked: requests that the engine really answered in this process; the others were in the log.
-    """
 
-    engine: Engine
-    log: ResponseLog
-    settings: SynthSettings
-    prompts: dict[str, Prompt]
-    recipe: str
-    ledger: list[Row] = field(default_factory=list)
-    finished: list[Work] = field(default_factory=list)
-    asked: int = 0
-    done: int = 0
+def _run_stages(asker: Asker, kind: Kind, works: Sequence[Work]) -> None:
+    with track("synth", len(works) * len(kind.stages), "stages") as tracker:
+        for group in asker.groups(works, WINDOW):
+            for stage in kind.stages:
+                asker.run_stage(stage, [one for one in group if one.reject is None])
+                asker.done += len(group)
+                tracker.update(asker.done, f"{len(asker.ledger)} answers")
 
-    def run_stage(self, stage: Stage, works: Sequence[Work]) -> None:
-        """Ask about every document; those whose answers all fail are rejected with the last reason."""
-        waiting = list(works)
-        for attempt in range(self.settings.attempts):
-            requests = [self.request(stage, one, attempt) for one in waiting]
-            answers = dict(self.answers(requests))
-            failed = []
-            for one, request in zip(waiting, requests, strict=True):
-                key = request_key(request, self.engine.identity)
-                response = answers[key]
-                self.ledger.append(Row.of(key, one.id, stage.name, attempt, response))
-                if (reason := self._advance(stage, one, response)) is not None:
-                    failed.append((one, Reject(stage.name, reason, response.text)))
-            waiting = [one for one, _ in failed]
-            if attempt == self.settings.attempts - 1:
-                for one, reject in failed:
-                    one.reject = reject
 
-    def _advance(self, stage: Stage, one: Work, response: Response) -> str | None:
-        if (reason := check_response(response)) is not None:
-            return reason
-        answer = response.text.strip() if stage.keep_thinking else answer_of(response.text)
-        result = stage.read(answer, one.draft, self.settings.limits)
-        if isinstance(result, str):
-            return result
-        one.draft = result
-        return None
+def cut(kind: Kind, row: dict[str, Any], barred: Mapping[str, str]) -> list[Work]:
+    """The units of a document; one that is rejected at once where nothing can, or may, be made of it."""
+    if row["id"] in barred:
+        return [Work(row, "", None, Reject(DOCUMENT, "contaminated", barred[row["id"]]))]
+    units = kind.units(row)
+    if isinstance(units, str):
+        return [Work(row, "", None, Reject("cut", units, ""))]
+    return [Work(row, unit, draft) for unit, draft in units]
 
-    def request(self, stage: Stage, one: Work, attempt: int) -> Request:
-        """The call of a stage; its seed comes from the recipe's seed, the document, the stage and the attempt."""
-        prompt, sampling = self.prompts[stage.name], self.settings.sampling
-        content = prompt.fill(stage.slots(one.draft, self.settings.limits))
-        seed = xxhash.xxh64_intdigest(f"{one.id}\0{stage.name}\0{attempt}".encode(), self.settings.seed)
-        return Request(
-            messages=(Message(role="user", content=content),),
-            max_tokens=min(prompt.max_tokens, sampling.max_tokens or prompt.max_tokens),
-            temperature=sampling.temperature,
-            top_p=sampling.top_p,
-            seed=seed & 0x7FFFFFFF,  # servers take 31 bits
-            response_format=stage.schema if self.engine.capabilities.json_schema else None,
-            metadata={"doc_id": one.id, "stage": stage.name, "attempt": str(attempt), "recipe": self.recipe},
-        )
 
-    def answers(self, requests: Sequence[Request]) -> Iterator[tuple[str, Response]]:
-        """Answers by key: from the log where it has them, the others from the engine, logged as they come."""
-        missing = []
-        for request in requests:
-            key = request_key(request, self.engine.identity)
-            if (known := self.log.get(key)) is not None:
-                yield key, known
+def settle(kind: Kind, works: Sequence[Work]) -> list[Work]:
+    """The last word on each document, from all its units."""
+    settled = []
+    for _, group in groupby(works, key=lambda one: one.row["id"]):
+        units = {one.unit: one for one in group}
+        row = next(iter(units.values())).row
+        ended = [(name, one.reject.reason if one.reject else one.draft) for name, one in units.items()]
+        for name, result in kind.settle(ended):
+            reject = Reject("settle", result, "") if isinstance(result, str) else None
+            if reject and name in units:
+                settled.append(replace(units[name], reject=units[name].reject or reject))
             else:
-                missing.append(request)
-        for request, response in self.engine.generate(missing) if missing else ():
-            key = request_key(request, self.engine.identity)
-            if response.finish_reason != "not_recorded":
-                self.log.add(key, wire_record(request, self.engine.identity), response)
-            self.asked += 1
-            yield key, response
+                settled.append(Work(row, name, result, reject))
+    return settled
 
 
-def _outcome(asker: Asker, kind: Kind, seen: dict[str, int], work: Path) -> Outcome:
+def _outcome(
+    asker: Asker, settled: Sequence[Work], kind: Kind, seen: dict[str, int], work: Path, forms: dict[str, int]
+) -> Outcome:
     reasons: dict[str, int] = {}
-    passed = dict.fromkeys((stage.name for stage in kind.stages), 0)
-    for one in asker.finished:
+    for one in settled:
         if one.reject is not None:
             reasons[one.reject.reason] = reasons.get(one.reject.reason, 0) + 1
-        for stage in kind.stages:
-            if one.reject is not None and one.reject.stage == stage.name:
-                break
-            passed[stage.name] += 1
-    kept = sum(one.reject is None for one in asker.finished)
+    kept = sum(one.reject is None for one in settled)
+    sources = {one.row["id"] for one in settled if one.reject is None}
+    accepted = {one.id for one in asker.finished if one.reject is None and one.row["id"] in sources}
     metrics: dict[str, Any] = {
         "seen": seen,
-        "passed_stage": passed,
-        "accepted_share": kept / len(asker.finished) if asker.finished else None,
-        "answers": len(asker.ledger),
-        "prompt_tokens": sum(row.prompt_tokens for row in asker.ledger),
-        "completion_tokens": sum(row.completion_tokens for row in asker.ledger),
+        "passed_stage": passed_stages(asker.finished, kind.stages),
+        "accepted_share": kept / len(settled) if settled else None,
+        **summary(asker.ledger, accepted),
+        **({"forms": forms} if forms else {}),
     }
-    counts = Counts(docs_in=len(asker.finished), kept=kept, rejected=reasons)
+    counts = Counts(docs_in=len(settled), kept=kept, rejected=reasons)
     return Outcome(with_rejected_inputs(counts, work), metrics)

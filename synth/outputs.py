@@ -6,7 +6,7 @@ everything that went into it: segments as spans, steps, hashes of recipe and ver
 
 import hashlib
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -16,27 +16,44 @@ import pyarrow.parquet as pq
 from pipelines.block import ROW_GROUP_ROWS
 from pipelines.document import ORIGIN, SCHEMA
 from synth.kind import Kind
-from synth.prompt_files import load_prompts
-from synth.protocol import Identity, Response
-from synth.recipe import SynthSettings, recipe_hash
-from synth.verification import verification_hash
+from synth.ledger import LEDGER, Row
+from synth.prompt_files import Prompts, prompt_language
+from synth.protocol import Identity
+from synth.recipe import SynthSettings
 
 PART = "part-00000.parquet"
 EXCERPT_CHARS = 300
-REJECTS = pa.schema([("id", pa.string()), ("reason", pa.string()), ("stage", pa.string()), ("excerpt", pa.string()),
-                     ("source", pa.string()), ("origin", ORIGIN)])  # fmt: skip
-LEDGER = pa.schema([("request_key", pa.string()), ("doc_id", pa.string()), ("stage", pa.string()),
-                    ("attempt", pa.int64()), ("prompt_tokens", pa.int64()), ("completion_tokens", pa.int64()),
-                    ("finish_reason", pa.string())])  # fmt: skip
+REJECTS = pa.schema(
+    [
+        ("id", pa.string()),  # of the document, and the unit if it has one
+        ("reason", pa.string()),
+        ("stage", pa.string()),
+        ("excerpt", pa.string()),  # what was said, or what a screen found
+        ("source", pa.string()),
+        ("origin", ORIGIN),
+        ("sample_id", pa.string()),  # that an accepted sample would have
+        ("doc_id", pa.string()),
+        ("doc_domain", pa.string()),
+        ("domain", pa.string()),
+        ("language", pa.string()),
+        ("recipe", pa.string()),
+        ("recipe_hash", pa.string()),
+        ("verification", pa.string()),
+        ("generator", pa.string()),
+        ("facts", pa.map_(pa.string(), pa.string())),  # what screens measured, as in a sample's metadata
+    ]
+)
+"""A sample that was not: the key columns are those of samples, so that the two are counted side by side."""
 
 
 @dataclass(frozen=True)
 class Reject:
-    """Where a document failed, why, and on which answer."""
+    """Where a document failed, why, and on which answer; `screened`: as a finished sample."""
 
     stage: str
     reason: str
     answer: str
+    screened: bool = False
 
 
 @dataclass
@@ -48,12 +65,14 @@ class Work:
         unit: what tells the samples of one document apart; empty where there is one.
         draft: how far its sample is.
         reject: set once it failed.
+        facts: what screens found (`synth/screening.py`); metadata of the sample.
     """
 
     row: dict[str, Any]
     unit: str
     draft: Any
     reject: Reject | None = None
+    facts: dict[str, str] = field(default_factory=dict)
 
     @property
     def id(self) -> str:
@@ -62,65 +81,82 @@ class Work:
 
 
 @dataclass(frozen=True)
-class Row:
-    """One line of the ledger."""
+class Maker:
+    """Who makes samples, and how: what samples and rejects of a run have in common.
 
-    request_key: str
-    doc_id: str
-    stage: str
-    attempt: int
-    prompt_tokens: int
-    completion_tokens: int
-    finish_reason: str
+    Attributes:
+        settings: the recipe.
+        kind: of the samples.
+        prompts: of the recipe, `sample` among them.
+        recipe: hash of what is asked.
+        verification: hash of what is accepted.
+        generator: the engine that answered.
+    """
 
-    @classmethod
-    def of(cls, key: str, doc_id: str, stage: str, attempt: int, response: Response) -> "Row":
-        """The line of an answer."""
-        usage = response.usage
-        return cls(
-            key, doc_id, stage, attempt, usage.prompt_tokens, usage.completion_tokens, response.finish_reason
-        )  # fmt: skip
+    settings: SynthSettings
+    kind: Kind
+    prompts: Prompts
+    recipe: str
+    verification: str
+    generator: Identity
+
+    def text(self, one: Work, **instead: str) -> str:
+        """The sample of a finished work, some slots filled otherwise."""
+        template = self.prompts.of("sample", prompt_language(one.row["language"], one.row["text"]))
+        return template.fill({**self.kind.sample_slots(one.draft), **instead})
+
+    def sample_id(self, one: Work) -> str:
+        """The same for the same document, unit and recipe."""
+        name = hashlib.sha256(f"{one.id}\0{self.recipe}".encode()).hexdigest()[:32]
+        return f"{self.settings.sample_domain}:{name}"
+
+    @property
+    def common(self) -> dict[str, str]:
+        """Provenance of samples and rejects."""
+        return {
+            "recipe": self.settings.recipe,
+            "recipe_hash": self.recipe,
+            "verification": self.verification,
+            "generator": name_of(self.generator),
+        }
 
 
-def write_outputs(
-    works: Sequence[Work], ledger: Sequence[Row], work: Path, settings: SynthSettings, identity: Identity, kind: Kind
-) -> None:
+def name_of(identity: Identity) -> str:
+    """An engine in one line."""
+    return f"{identity.backend} {identity.version} {identity.model} {identity.digest[:16]}".strip()
+
+
+def write_outputs(works: Sequence[Work], ledger: Sequence[Row], work: Path, maker: Maker) -> None:
     """Write `samples/`, `rejects/` and `ledger.parquet`, in the order in which documents were drawn."""
-    common = {
-        "recipe": settings.recipe,
-        "recipe_hash": recipe_hash(settings),
-        "verification": verification_hash(settings.limits),
-        "generator": f"{identity.backend} {identity.version} {identity.model} {identity.digest[:16]}".strip(),
-    }
-    template = load_prompts(settings.recipe)["sample"]
-    mates: dict[str, list[str]] = {}
+    mates: dict[str, list[str]] = {}  # a sample that a screen took out did pass the recipe's own verdict
     for one in works:
-        mates.setdefault(one.row["id"], []).append(one.reject.reason if one.reject else "")
-    domain = settings.sample_domain
-    samples = [
-        _sample(one, domain, {**common, **kind.provenance(one.draft, mates[one.row["id"]])},
-                template.fill(kind.sample_slots(one.draft)))
-        for one in works if one.reject is None
-    ]  # fmt: skip
-    _write(samples, SCHEMA, work / "samples" / PART)
-    _write([_rejected(one, one.reject) for one in works if one.reject is not None], REJECTS, work / "rejects" / PART)
-    _write([asdict(row) for row in ledger], LEDGER, work / "ledger.parquet")
+        failed = one.reject is not None and not one.reject.screened
+        mates.setdefault(one.row["id"], []).append(one.reject.reason if failed and one.reject else "")
+    samples = [_sample(one, maker, mates[one.row["id"]]) for one in works if one.reject is None]
+    rejects = [_rejected(one, one.reject, maker) for one in works if one.reject is not None]
+    write_table(samples, SCHEMA, work / "samples" / PART)
+    write_table(rejects, REJECTS, work / "rejects" / PART)
+    write_table([asdict(row) for row in ledger], LEDGER, work / "ledger.parquet")
 
 
-def _sample(one: Work, domain: str, known: dict[str, str], text: str) -> dict[str, Any]:
-    name = hashlib.sha256(f"{one.id}\0{known['recipe_hash']}".encode()).hexdigest()[:32]
+def _sample(one: Work, maker: Maker, mates: Sequence[str]) -> dict[str, Any]:
+    known = {**maker.common, **maker.kind.provenance(one.draft, mates), **one.facts}
     metadata = {"doc_id": one.row["id"], "doc_domain": one.row["domain"] or "", **known}
     kept = {key: one.row[key] for key in ("url", "source", "language", "origin")}
-    return {"id": f"{domain}:{name}", "text": text, "domain": domain, **kept, "metadata": list(metadata.items())}
+    domain = maker.settings.sample_domain
+    return {"id": maker.sample_id(one), "text": maker.text(one), "domain": domain, **kept,
+            "metadata": list(metadata.items())}  # fmt: skip
 
 
-def _rejected(one: Work, reject: Reject) -> dict[str, Any]:
-    excerpt = reject.answer[:EXCERPT_CHARS]
-    return {"id": one.id, "reason": reject.reason, "stage": reject.stage, "excerpt": excerpt,
-            "source": one.row["source"], "origin": one.row["origin"]}  # fmt: skip
+def _rejected(one: Work, reject: Reject, maker: Maker) -> dict[str, Any]:
+    return {"id": one.id, "reason": reject.reason, "stage": reject.stage, "excerpt": reject.answer[:EXCERPT_CHARS],
+            "source": one.row["source"], "origin": one.row["origin"], "sample_id": maker.sample_id(one),
+            "doc_id": one.row["id"], "doc_domain": one.row["domain"], "domain": maker.settings.sample_domain,
+            "language": one.row["language"], **maker.common, "facts": list(one.facts.items())}  # fmt: skip
 
 
-def _write(rows: list[dict[str, Any]], schema: pa.Schema, path: Path) -> None:
+def write_table(rows: list[dict[str, Any]], schema: pa.Schema, path: Path) -> None:
+    """Write a table whole or not at all."""
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.tmp")
     table = pa.Table.from_pylist(rows, schema=schema)

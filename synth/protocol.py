@@ -5,6 +5,7 @@ everything that goes over the wire: an answer is found again exactly when nothin
 yield answers as they finish, in any order; what order they come in must never matter.
 """
 
+import itertools
 from collections.abc import Iterator, Sequence
 from typing import Any, Literal, Protocol
 
@@ -12,7 +13,8 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from pipelines.manifest import digest_of
 
-FinishReason = Literal["stop", "length", "prompt_too_long", "refused", "not_recorded"]
+FinishReason = Literal["stop", "length", "prompt_too_long", "refused", "poison", "not_recorded"]
+ErrorClass = Literal["", "deterministic", "poison", "not_recorded"]
 
 
 class _Record(BaseModel):
@@ -71,9 +73,16 @@ class Request(_Record):
 
 
 class Usage(_Record):
-    """Tokens of a call."""
+    """Tokens of a call.
+
+    Attributes:
+        prompt_tokens: read.
+        cached_tokens: of these, how many an earlier call had left in the server's cache, as far as it says.
+        completion_tokens: written; servers count the end token, engines in this process do not.
+    """
 
     prompt_tokens: int = 0
+    cached_tokens: int = 0
     completion_tokens: int = 0
 
 
@@ -82,15 +91,23 @@ class Response(_Record):
 
     Attributes:
         text: what the model wrote.
-        finish_reason: `stop` is the only good one; `refused` is an error that trying again would not mend.
+        finish_reason: `stop` is the only good one; `refused` and `prompt_too_long` are errors that trying again would
+            not mend; `poison` broke the server again and again while it answered others.
         usage: tokens in and out.
-        raw: what else a server said, without its clock and its ids.
+        raw: what else a server said (its HTTP code as `status`), without its clock and its ids.
     """
 
     text: str
     finish_reason: FinishReason
     usage: Usage = Usage()
     raw: dict[str, Any] = Field(default_factory=dict)
+
+    @property
+    def error_class(self) -> ErrorClass:
+        """What kind of failure it is, if one; answers that hit their ceiling are none."""
+        known: dict[str, ErrorClass] = {"refused": "deterministic", "prompt_too_long": "deterministic",
+                                        "poison": "poison", "not_recorded": "not_recorded"}  # fmt: skip
+        return known.get(self.finish_reason, "")
 
 
 class Identity(_Record):
@@ -115,17 +132,26 @@ class Capabilities(_Record):
     Attributes:
         json_schema: enforces `response_format`.
         batch_invariant: the same request gives the same answer, whatever else is in the batch.
+        literal_text: marks such as `<|im_end|>` inside a message are read as the characters that they are.
     """
 
     json_schema: bool
     batch_invariant: bool
+    literal_text: bool = False
 
 
 class Engine(Protocol):
-    """A language model that answers requests."""
+    """A language model that answers requests.
+
+    Attributes:
+        identity: who answers.
+        capabilities: what it can promise.
+        latencies_s: of every answer so far, where the engine sees them one by one; for the journal alone.
+    """
 
     identity: Identity
     capabilities: Capabilities
+    latencies_s: list[float]
 
     def generate(self, requests: Sequence[Request]) -> Iterator[tuple[Request, Response]]:
         """Answer every request once, in any order, as answers finish."""
@@ -150,16 +176,36 @@ def wire_record(request: Request, identity: Identity) -> dict[str, Any]:
     }
 
 
+PLAIN_TEMPLATE = "{% for message in messages %}{{ message.content }}\n\n{% endfor %}"
+"""The chat of a model that has no template of its own."""
+
+
 def encode_chat(tokenizer: Any, messages: Sequence[Message]) -> list[int]:
     """Token ids of a chat, by the tokenizer's chat template where it has one, else as plain text.
 
+    What looks like a control token inside a message is read as text: only the template may write control tokens.
+
     Args:
         tokenizer: of the transformers library.
-        messages: the chat; documents in it hold no control tokens (`verification.has_control_tokens`).
+        messages: the chat.
     """
-    if tokenizer.chat_template:
-        chat = [message.model_dump() for message in messages]
-        text = tokenizer.apply_chat_template(chat, tokenize=False, add_generation_prompt=True)
-    else:
-        text = "\n\n".join(message.content for message in messages) + "\n\n"
-    return tokenizer(text, add_special_tokens=False)["input_ids"]
+    contents = [message.content for message in messages]
+    special = [token.content for token in tokenizer.added_tokens_decoder.values() if token.special]
+    if not any(token in content for token in special for content in contents):
+        return tokenizer(_render(tokenizer, contents, messages), add_special_tokens=False)["input_ids"]
+    mark = next(m for n in itertools.count() if not any((m := f"[[slot {n}]]") in content for content in contents))
+    marks = [f"{mark}{number};" for number in range(len(messages))]
+    rest, ids = _render(tokenizer, marks, messages), []
+    for content, place in zip(contents, marks, strict=True):
+        before, found, rest = rest.partition(place)
+        ids += tokenizer(before, add_special_tokens=False)["input_ids"]
+        if found:
+            ids += tokenizer(content, add_special_tokens=False, split_special_tokens=True)["input_ids"]
+    return ids + tokenizer(rest, add_special_tokens=False)["input_ids"]
+
+
+def _render(tokenizer: Any, contents: Sequence[str], messages: Sequence[Message]) -> str:
+    chat = [{"role": m.role, "content": text} for m, text in zip(messages, contents, strict=True)]
+    if not tokenizer.chat_template:
+        return "".join(f"{turn['content']}\n\n" for turn in chat)
+    return tokenizer.apply_chat_template(chat, tokenize=False, add_generation_prompt=True)

@@ -1,75 +1,210 @@
 """The response log: every answer that was paid for, by the key of its request; what a resumed run reads first.
 
-While a step runs, answers are appended and flushed to disk one by one; a line that a kill cut short is taken off when
-the log is opened again. At the end the log is ordered by key, so that a run that was killed and one that was not
-publish the same bytes. It holds no clock.
+Answers are appended as they come, one unbuffered write each, so that no kill of the process loses one; a thread flushes
+them to the disk all the while, so that a loss of power costs what came during one flush. A line that was cut short is
+taken off when the log is opened again. The log outlives a run's settings, so that another budget, parser or predicate
+asks nothing again; what a run used of it is published ordered by key: the same bytes, killed or not. It holds no clock.
 """
 
+import contextlib
+import fcntl
 import json
 import os
-from collections.abc import Mapping
+import shutil
+import threading
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import Any, BinaryIO
 
-from pipelines.errors import DataError
+from pydantic_core import from_json
+
+from pipelines.errors import DataError, StepError
 from pipelines.files import write_atomically
 from synth.protocol import Capabilities, Engine, Identity, Response
 
-LOG, ENGINE = "responses.jsonl", "engine.json"
+LOG, ENGINE, LOCK = "responses.jsonl", "engine.json", "lock"
+
+
+@dataclass(frozen=True)
+class _Place:
+    """Where an answer lies: bytes `start` to `end` of a file."""
+
+    file: BinaryIO
+    start: int
+    end: int
+
+    def line(self) -> bytes:
+        return os.pread(self.file.fileno(), self.end - self.start, self.start)
 
 
 class ResponseLog:
-    """Answers on disk and in memory; a context manager that orders the log when it ends well.
-
-    What an earlier attempt asked and this one did not is left out then.
+    """Answers on disk, found by key; one process at a time writes.
 
     Args:
         folder: where `responses.jsonl` and `engine.json` lie.
         engine: whose answers these are.
+        earlier: folders of other runs' logs, which are read where the same engine gave them.
+        other_model: these logs may hold another model's answers; without it, that is taken for a mistake.
+
+    Raises:
+        DataError: another process writes here, the log is damaged or another model's.
     """
 
-    def __init__(self, folder: Path, engine: Engine) -> None:
-        self.folder = folder
-        folder.mkdir(parents=True, exist_ok=True)
-        about = {"identity": engine.identity.model_dump(), "capabilities": engine.capabilities.model_dump()}
-        write_atomically(folder / ENGINE, (json.dumps(about, indent=1) + "\n").encode())
-        self.path = folder / LOG
-        self.entries = _read(self.path)
+    def __init__(self, folder: Path, engine: Engine, earlier: Sequence[Path] = (), other_model: bool = False) -> None:
+        self.path, self.engine = folder / LOG, engine
         self.used: set[str] = set()
-        self._cut_torn_line()
-        self.file = self.path.open("ab")
+        self._places: dict[str, _Place] = {}
+        self._files = contextlib.ExitStack()
+        self._flusher: _Flusher | None = None
+        folder.mkdir(parents=True, exist_ok=True)
+        try:
+            self._lock(folder)
+            for place in () if other_model else (folder, *earlier):
+                _refuse_other_model(place, engine.identity)
+            for other in earlier:
+                if (about := _about(other)) is not None and about[0] == engine.identity:
+                    self._index(other / LOG)
+            write_atomically(folder / ENGINE, _describe(engine))
+            self.path.touch()
+            _cut_torn_line(self.path)
+            self._index(self.path)
+            self.file = self._files.enter_context(self.path.open("ab", buffering=0))
+            self.size = self.path.stat().st_size
+            self._reader = self._files.enter_context(self.path.open("rb"))
+        except BaseException:
+            self._files.close()
+            raise
 
     def __enter__(self) -> "ResponseLog":
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None) -> None:
-        self.file.close()
-        if error is None:
-            lines = [_line(self.entries[key]) for key in sorted(self.used)]
-            write_atomically(self.path, b"".join(lines))
+        self.close()
+
+    def close(self) -> None:
+        """Flush, and let others write."""
+        try:
+            if self._flusher is not None:
+                self._flusher.end()
+        finally:
+            self._files.close()
 
     def get(self, key: str) -> Response | None:
         """The answer to a request, if it was ever given."""
-        entry = self.entries.get(key)
-        if entry is None:
+        place = self._places.get(key)
+        if place is None:
             return None
         self.used.add(key)
-        return Response.model_validate(entry["response"])
+        return Response.model_validate(from_json(place.line())["response"])
 
     def add(self, key: str, record: Mapping[str, Any], response: Response) -> None:
-        """Append an answer; it is on disk when this returns."""
-        entry = {"key": key, **record, "response": response.model_dump(mode="json")}
-        self.entries[key] = entry
-        self.used.add(key)
-        self.file.write(_line(entry))
-        self.file.flush()
-        os.fsync(self.file.fileno())
+        """Append an answer; no kill of this process loses it from here on. A second one takes the first one's place.
 
-    def _cut_torn_line(self) -> None:
-        if self.path.is_file():
-            with self.path.open("rb+") as file:
-                file.truncate(file.read().rfind(b"\n") + 1)
+        Raises:
+            StepError: the disk is full, or broken.
+        """
+        self._append(key, _line({"key": key, **record, "response": response.model_dump(mode="json")}))
+        self.used.add(key)
+
+    def _append(self, key: str, line: bytes) -> None:
+        self._flusher = self._flusher or _Flusher(self.file.fileno())
+        try:
+            rest = memoryview(line)
+            while rest:
+                rest = rest[self.file.write(rest) :]
+        except OSError as error:
+            with contextlib.suppress(OSError):
+                self.file.truncate(self.size)  # what came before stays whole
+            raise StepError(f"{self.path} cannot be written ({error.strerror}); all answers before are kept, "
+                            "make room and run again to resume") from None  # fmt: skip
+        self._places[key] = _Place(self._reader, self.size, self.size + len(line))
+        self.size += len(line)
+        self._flusher.wake()
+
+    def rescue(self, folder: Path) -> None:
+        """Take over what was paid for and not used now from a published log that is about to be replaced."""
+        path, about = folder / LOG, _about(folder)
+        if about is None or about[0] != self.engine.identity or not path.is_file():
+            return
+        mine = {key for key, place in self._places.items() if place.file is self._reader}
+        with path.open("rb") as file:
+            for start, end, entry in _entries(path, file):
+                if entry["key"] not in self.used | mine:
+                    self._append(entry["key"], _Place(file, start, end).line())
+
+    def publish(self, folder: Path) -> None:
+        """Write the answers that were used, ordered by key."""
+        folder.mkdir(parents=True, exist_ok=True)
+        temporary = folder / f".{LOG}.tmp"
+        with temporary.open("wb") as file:
+            file.writelines(self._places[key].line() for key in sorted(self.used))
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(folder / LOG)
+        write_atomically(folder / ENGINE, _describe(self.engine))
+
+    def _lock(self, folder: Path) -> None:
+        # `lockf`, not `flock`: a lock that forked children inherit would outlive a killed parent
+        file = self._files.enter_context((folder / LOCK).open("a+"))
+        try:
+            fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            file.seek(0)
+            raise DataError(f"{folder} is being written by another process ({file.read().strip() or 'unknown'}); "
+                            "wait for it or stop it") from None  # fmt: skip
+        file.truncate(0)
+        file.write(f"pid {os.getpid()}\n")
+        file.flush()
+
+    def _index(self, path: Path) -> None:
+        if not path.is_file():
+            return
+        file = self._files.enter_context(path.open("rb"))
+        for start, end, entry in _entries(path, file):
+            self._places[entry["key"]] = _Place(file, start, end)
+
+
+class _Flusher:
+    """Flushes a file to disk again and again while there is something to flush: each flush takes all that came before.
+
+    Args:
+        descriptor: of the file.
+    """
+
+    def __init__(self, descriptor: int) -> None:
+        self.descriptor, self.problem = descriptor, None
+        self._dirty, self._ended = threading.Event(), False
+        self._thread = threading.Thread(target=self._run, name="flush_responses", daemon=True)
+        self._thread.start()
+
+    def wake(self) -> None:
+        """Something was written.
+
+        Raises:
+            StepError: an earlier flush failed.
+        """
+        if self.problem is not None:
+            raise StepError(f"answers cannot be flushed to disk ({self.problem}); run again to resume")
+        self._dirty.set()
+
+    def end(self) -> None:
+        """Flush what is left; raises as `wake` does."""
+        self._ended = True
+        self._dirty.set()
+        self._thread.join()
+        self.wake()
+
+    def _run(self) -> None:
+        while not self._ended:
+            self._dirty.wait()
+            self._dirty.clear()
+            try:
+                os.fsync(self.descriptor)
+            except OSError as error:
+                self.problem = error.strerror
+                return
 
 
 def read_log(folder: Path) -> tuple[Identity, Capabilities, dict[str, Response]]:
@@ -78,32 +213,93 @@ def read_log(folder: Path) -> tuple[Identity, Capabilities, dict[str, Response]]
     Raises:
         DataError: the folder holds no response log.
     """
+    if (about := _about(folder)) is None:
+        raise DataError(f"{folder} holds no response log; give the folder `responses` of an earlier synthesis")
+    answers: dict[str, Response] = {}
+    if (path := folder / LOG).is_file():
+        with path.open("rb") as file:
+            answers = {entry["key"]: Response.model_validate(entry["response"]) for _, _, entry in _entries(path, file)}
+    return *about, answers
+
+
+def log_beside(out: Path) -> Path:
+    """Where a verb keeps the log of all answers ever given for `--out`, whatever its settings were."""
+    return out.with_name(f".{out.name}.answers") / "responses"
+
+
+def forget(folder: Path, published: Path) -> None:
+    """Remove a log whose answers have all been published; one that holds more is kept.
+
+    Args:
+        folder: of the log.
+        published: folder of what a finished run published of it.
+    """
+    if not (folder / LOG).is_file():
+        return
+    keys = []
+    for path in (folder / LOG, published / LOG):
+        with path.open("rb") as file:
+            keys.append({entry["key"] for _, _, entry in _entries(path, file)})
+    if keys[0] <= keys[1]:
+        shutil.rmtree(folder)
+        with contextlib.suppress(OSError):  # another log lies there
+            folder.parent.rmdir()
+
+
+def _refuse_other_model(folder: Path, identity: Identity) -> None:
+    about, log = _about(folder), folder / LOG
+    if about is None or about[0] == identity or not log.is_file() or not log.stat().st_size:
+        return
+    was, now = (f"{one.backend} {one.version} {one.model} {one.digest[:16]}".strip() for one in (about[0], identity))
+    raise DataError(f"{folder} holds answers of {was}, this is {now}; give another --out, the model of then, or "
+                    "--allow-model-change")  # fmt: skip
+
+
+def _about(folder: Path) -> tuple[Identity, Capabilities] | None:
     try:
         about = json.loads((folder / ENGINE).read_bytes())
-        identity = Identity.model_validate(about["identity"])
-        capabilities = Capabilities.model_validate(about["capabilities"])
+        return Identity.model_validate(about["identity"]), Capabilities.model_validate(about["capabilities"])
     except (OSError, ValueError, KeyError, TypeError):
-        raise DataError(
-            f"{folder} holds no response log; give the folder `responses` of an earlier synthesis"
-        ) from None
-    answers = {key: Response.model_validate(entry["response"]) for key, entry in _read(folder / LOG).items()}
-    return identity, capabilities, answers
+        return None
+
+
+def _describe(engine: Engine) -> bytes:
+    about = {"identity": engine.identity.model_dump(), "capabilities": engine.capabilities.model_dump()}
+    return (json.dumps(about, indent=1) + "\n").encode()
+
+
+def _cut_torn_line(path: Path) -> None:
+    """Take off what follows the last newline, looking from the end."""
+    with path.open("rb+") as file:
+        end = at = file.seek(0, os.SEEK_END)
+        while at > 0:
+            begin = max(0, at - (1 << 20))
+            file.seek(begin)
+            if (found := file.read(at - begin).rfind(b"\n")) >= 0:
+                at = begin + found + 1
+                break
+            at = begin
+        if at < end:
+            file.truncate(at)
 
 
 def _line(entry: Mapping[str, Any]) -> bytes:
     return (json.dumps(entry, sort_keys=True, ensure_ascii=False) + "\n").encode()
 
 
-def _read(path: Path) -> dict[str, dict[str, Any]]:
-    entries: dict[str, dict[str, Any]] = {}
-    if not path.is_file():
-        return entries
-    for number, line in enumerate(path.read_bytes().split(b"\n")[:-1], 1):  # what follows the last newline is torn
+def _entries(path: Path, file: BinaryIO) -> Iterator[tuple[int, int, dict[str, Any]]]:
+    """Every whole line of a log: where it starts and ends, and what it says."""
+    at = 0
+    for number, line in enumerate(file, 1):
+        if not line.endswith(b"\n"):  # torn
+            return
         try:
-            entry = json.loads(line)
-            entries.setdefault(entry["key"], entry)
+            entry = from_json(line)
+            if not isinstance(entry["key"], str) or not isinstance(entry["response"], dict):
+                raise ValueError(entry)
         except (ValueError, KeyError, TypeError):
             raise DataError(
                 f"{path}:{number} is not a response; delete the file to ask for all answers again"
             ) from None
-    return entries
+        yield at, at + len(line), entry
+        at += len(line)

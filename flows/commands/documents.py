@@ -123,8 +123,10 @@ def dedup(
 def safety(
     inputs: Inputs,
     out: Out,
-    urls: Annotated[Path | None, typer.Option(help="Folder of lists of domains and addresses, as UT1's")] = None,
-    words: Annotated[Path | None, typer.Option(help="Folder with a list of words per language, as LDNOOBW's")] = None,
+    urls: Annotated[str | None, typer.Option(help="ut1 (loam fetch ut1), or a folder of lists of sites")] = None,
+    words: Annotated[
+        str | None, typer.Option(help="ldnoobw (loam fetch ldnoobw), or a folder of words by language")
+    ] = None,
     workers: Workers = 1,
     sets: Sets = None,
     as_json: AsJson = False,
@@ -132,7 +134,7 @@ def safety(
     """Drop documents from listed addresses and documents with listed words, with the reason."""
     from filters import safety as module
 
-    settings = settings_from(module.SafetySettings, sets, urls=urls and str(urls), words=words and str(words))
+    settings = settings_from(module.SafetySettings, sets, urls=urls, words=words).below(Path())
     for line in settings.missing():
         raise DataError(line)
     lists = {f"{name}:{n}": sha256_of(file) for name, path in settings.paths.items()

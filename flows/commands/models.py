@@ -1,7 +1,7 @@
 """Verbs with models: perplexity, buckets, synth, import, export, train, eval."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -10,14 +10,18 @@ from flows.verb import AsJson, Inputs, Out, Sets, Workers, documents_of, run_on_
 from pipelines.errors import DataError, RecipeError
 from pipelines.execute import SCRATCH
 from pipelines.files import sha256_of
-from pipelines.recipe import load_recipe, settings_from
+from pipelines.recipe import AnySection, load_recipe, settings_from
 from pipelines.store import Outcome
 
 ScoringModel = Annotated[
     Path,
     typer.Option("--model", help="Hugging Face model folder with its tokenizer, a run's checkpoint, or a KenLM file"),
 ]
-Scorer = Annotated[str, typer.Option(help="What runs the model: transformers, native, vllm or kenlm")]
+Scorer = Annotated[str, typer.Option(help="What runs the model: transformers (default), native, vllm or kenlm")]
+ScoreRecipeName = Annotated[
+    str | None,
+    typer.Option("--recipe", help="A recipe of kind score, such as perplexity-buckets; options go before it"),
+]
 
 
 def register(app: typer.Typer) -> None:
@@ -35,12 +39,25 @@ def folder_digests(folder: Path, label: str) -> dict[str, str]:
     return {f"{label}:{p.relative_to(folder)}": sha256_of(p) for p in sorted(folder.rglob("*")) if p.is_file()}
 
 
+def _with_recipe(
+    model: type[AnySection], recipe: str | None, section: str, sets: list[str] | None, given: dict[str, Any]
+) -> AnySection:
+    """Settings of a verb: the defaults or a recipe's section, then the verb's options, then `--set`."""
+    if recipe is None:
+        return settings_from(model, sets, **given)
+    from flows.score_recipe import ScoreRecipe
+
+    section_of = getattr(load_recipe(recipe, ScoreRecipe), section).model_dump(mode="json", exclude_unset=True)
+    return settings_from(model, sets, **{**section_of, **{key: v for key, v in given.items() if v is not None}})
+
+
 def perplexity(
     inputs: Inputs,
     out: Out,
     model: ScoringModel,
-    scorer: Scorer = "transformers",
+    scorer: Scorer | None = None,
     max_length: Annotated[int | None, typer.Option(help="Tokens of a document that are scored")] = None,
+    recipe: ScoreRecipeName = None,
     workers: Workers = 1,
     sets: Sets = None,
     as_json: AsJson = False,
@@ -52,9 +69,8 @@ def perplexity(
     from trainer.export import export_hf
 
     native = scorer == "native"
-    settings = settings_from(
-        module.PerplexitySettings, sets, max_tokens=max_length, scorer="transformers" if native else scorer
-    )
+    given = {"max_tokens": max_length, "scorer": "transformers" if native else scorer}
+    settings = _with_recipe(module.PerplexitySettings, recipe, "perplexity", sets, given)
     source, tokenizer = checkpoint_of(model) if native else (model, None)
 
     def action(documents: list[Path], work: Path) -> Outcome:
@@ -64,7 +80,7 @@ def perplexity(
             export_hf(source, folder, tokenizer)
         return module.score_perplexity(documents, work, settings, folder, workers)
 
-    if scorer == "kenlm":
+    if settings.scorer == "kenlm":
         parents = digests_of({"model": model, "pieces": pieces_model_of(model)})
     else:
         parents = folder_digests(source, "model") | digests_of({"tokenizer": tokenizer})
@@ -75,13 +91,14 @@ def buckets(
     inputs: Inputs,
     out: Out,
     cutoffs: Annotated[Path | None, typer.Option(help="cutoffs.json to apply instead of fitting anew")] = None,
+    recipe: ScoreRecipeName = None,
     sets: Sets = None,
     as_json: AsJson = False,
 ) -> None:
     """Cut scores into high, mid and low per group; high is the lowest perplexity."""
     from filters import buckets as module
 
-    settings = settings_from(module.BucketSettings, sets)
+    settings = _with_recipe(module.BucketSettings, recipe, "buckets", sets, {})
     files = documents_of(inputs)
     run_verb("buckets", out, settings, files, lambda work: module.buckets(files, work, settings, cutoffs), as_json,
              digests_of({"cutoffs": cutoffs}))  # fmt: skip
@@ -93,19 +110,58 @@ def synth(
     recipe: Annotated[str, typer.Option(help="A recipe of kind synth, by name or path")] = "cot_backward",
     engine: Annotated[str | None, typer.Option(help="transformers, vllm, endpoint or replay")] = None,
     model: Annotated[Path | None, typer.Option(help="Model folder (transformers, vllm)")] = None,
+    budget_tokens: Annotated[str | None, typer.Option(help="Hard ceiling of tokens in and out, such as 30M")] = None,
+    budget_usd: Annotated[float | None, typer.Option(help="The same in US dollars, by the engine's prices")] = None,
+    allow_model_change: Annotated[bool, typer.Option(help="--out may hold answers of another model")] = False,
+    corpus: Annotated[list[str] | None, typer.Option(help="cot_rag: documents to retrieve from, or index/ of an "
+                                                     "earlier run; INPUT when not given (repeatable)")] = None,
+    clusters: Annotated[Path | None, typer.Option(help="cot_rag: clusters.parquet of the corpus's loam dedup")] = None,
+    embeddings: Annotated[list[Path] | None, typer.Option(help="cot_rag: embeddings of the corpus's documents, "
+                                                          "Parquet or .npy (repeatable)")] = None,
+    benchmarks: Annotated[list[str] | None, typer.Option(help="Evaluation sets that neither documents nor samples may "
+                                                         "hold (repeatable)")] = None,
+    forms: Annotated[str | None, typer.Option(help="Samples in other forms too: sft, rl, or sft,rl")] = None,
+    judge: Annotated[Path | None, typer.Option(help="Model folder of another model, which marks samples")] = None,
+    grounding: Annotated[Path | None, typer.Option(help="Model folder: question and chain must make the document "
+                                                   "likelier to it")] = None,
     workers: Workers = 1,
     sets: Sets = None,
     as_json: AsJson = False,
-) -> None:
+) -> None:  # fmt: skip
     """Synthesize text from documents; every answer is logged, verified, and accepted or rejected with a reason."""
+    from flows.steps.screens import asked_for, screen_inputs, screening_of, with_plot
     from synth import generate
+    from synth.kind import Library
     from synth.recipe import SynthSettings
+    from synth.response_log import log_beside
 
-    overrides = [f"engine.name={engine}"] if engine else []
-    settings = load_recipe(recipe, SynthSettings, [*overrides, *(sets or ())])
-    run_on_documents("synth", out, settings, inputs,
-        lambda documents, work: generate.synthesize(documents, work, settings, model, workers), as_json,
-             digests_of({"model": model, "responses": settings.engine.responses}))  # fmt: skip
+    given = {"engine.name": engine, "budget_tokens": budget_tokens, "budget_usd": budget_usd,
+             "forms.write": forms and f"[{forms}]"}  # fmt: skip
+    overrides = [f"{name}={value}" for name, value in given.items() if value is not None]
+    settings = asked_for(load_recipe(recipe, SynthSettings, [*overrides, *(sets or ())]), judge, grounding)
+    sought = documents_of(benchmarks) if benchmarks else []
+    answers = {"log": log_beside(out), "replaces": out, "other_model": allow_model_change}
+    indexes = [Path(one) for one in corpus or () if (Path(one) / "index.json").is_file()]
+    library = Library(indexes or (documents_of(corpus) if corpus else ()), clusters, embeddings or ())
+    read = {f"library-{n}": file for n, file in enumerate([*library.corpus, *library.embeddings])}
+    read |= {f"benchmark-{n}": file for n, file in enumerate(sought)}
+    parents = {
+        "model": model,
+        "clusters": clusters,
+        "buckets": settings.rephrase.buckets,
+        **read,
+        **screen_inputs(settings, judge, grounding),
+    }
+
+    def action(documents: list[Path], work: Path) -> Outcome:
+        screening = screening_of(settings, sought, grounding, judge, [out / "judge"])
+        outcome = generate.synthesize(
+            documents, work, settings, model, workers, library=library, screening=screening, **answers
+        )  # fmt: skip
+        return with_plot(outcome, work)
+
+    known = settings.model_copy(update={"generator": None})
+    run_on_documents("synth", out, known, inputs, action, as_json, digests_of(parents))
 
 
 def train(

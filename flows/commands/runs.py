@@ -89,23 +89,21 @@ def run_until(
         typer.echo(f"report: {report_file}")
 
 
-def check(recipe: Recipe, sets: Sets = None, as_json: AsJson = False) -> None:
-    """Check a recipe: print it resolved, with sizes, tokens, and what it needs from outside. Nothing is touched."""
+def check(
+    recipe: Recipe,
+    sets: Sets = None,
+    verbose: Annotated[bool, typer.Option("--verbose", help="Every key, note and size")] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Check a recipe: whether it can run, what it needs from outside, sizes, tokens and cost. Nothing is touched."""
+    from flows.check import check_lines, check_values
     from flows.kinds import load_any
-    from flows.needs import needs_lines, needs_rows
-    from flows.plan import account, account_lines
-    from flows.recipe import BuildRecipe
-    from pipelines.recipe import dump_yaml
 
     resolved = load_any(recipe, sets or ())
-    accounts = account(resolved)
-    builds = isinstance(resolved, BuildRecipe)
     if as_json:
-        plain = {"recipe": resolved.model_dump(mode="json"), "accounts": accounts}
-        typer.echo(json.dumps(plain | ({"needs": needs_rows(resolved)} if builds else {}), ensure_ascii=False))
-        return
-    typer.echo(dump_yaml(resolved).rstrip())
-    typer.echo("\n".join(["---", *account_lines(accounts), *(needs_lines(resolved) if builds else [])]))
+        typer.echo(json.dumps(check_values(resolved), ensure_ascii=False))
+    else:
+        typer.echo("\n".join(check_lines(recipe, resolved, verbose)))
 
 
 def plan(recipe: Recipe, sets: Sets = None, runs: Runs = RUNS, as_json: AsJson = False) -> None:
@@ -119,7 +117,7 @@ def plan(recipe: Recipe, sets: Sets = None, runs: Runs = RUNS, as_json: AsJson =
     if as_json:
         typer.echo(json.dumps({"steps": rows, "estimate": cost}, ensure_ascii=False))
         return
-    typer.echo("\n".join([plan_table(rows), *cost_lines(cost)]))
+    typer.echo("\n".join([plan_table(rows), *cost_lines(resolved, cost)]))
 
 
 def show(run: RunFolder, as_json: AsJson = False) -> None:

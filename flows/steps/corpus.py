@@ -71,6 +71,7 @@ def _tokenizer(recipe: CorpusRecipe, parents: Sequence[str]) -> Step:
 def _perplexity(recipe: CorpusRecipe, parents: Sequence[str]) -> Step:
     assert recipe.scorer is not None
     model = Path(recipe.root) / recipe.scorer.path
+    named = {key: getattr(recipe.scorer, key) for key in ("path", "dataset", "licence")}  # not what it costs
 
     def action(place: Place, work: Path) -> Outcome:
         from filters.perplexity import score_perplexity
@@ -78,7 +79,7 @@ def _perplexity(recipe: CorpusRecipe, parents: Sequence[str]) -> Step:
         return score_perplexity(_documents(place, parents), work, recipe.perplexity, model, place.workers)
 
     return Step("perplexity", action, "negative log-likelihood of every document",
-                plain(perplexity=recipe.perplexity, scorer=recipe.scorer), parents, FILTERS,
+                plain(perplexity=recipe.perplexity, scorer=named), parents, FILTERS,
                 lambda: digests_of({"scorer": model}))  # fmt: skip
 
 

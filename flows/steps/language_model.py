@@ -125,14 +125,31 @@ def _bucketed(recipe: RunRecipe) -> Step:
 
 def _synth(recipe: RunRecipe) -> Step:
     def action(place: Place, work: Path) -> Outcome:
+        from flows.steps.screens import screening_of, with_plot
         from synth.generate import synthesize
+        from synth.response_log import log_beside
 
-        model = place.of("language_model") / "hf"
-        return synthesize(place.documents("bucketed"), work, recipe.synth, model, place.workers, held_out_ids(place))
+        model, out = place.of("language_model") / "hf", place.of("synth")
+        judged = sorted(place.folder.parent.glob("*/synth/judge"))
+        screening = screening_of(recipe.synth, items_of(place), model, earlier=judged)
+        documents, held_out = place.documents("bucketed"), held_out_ids(place)
+        others = sorted(place.folder.parent.glob("*/synth/responses"))  # the same question has the same answer there
+        outcome = synthesize(
+            documents, work, recipe.synth, model, place.workers, held_out, screening=screening,
+            log=log_beside(out), earlier=others, replaces=out, other_model=True,
+        )  # fmt: skip
+        return with_plot(outcome, work)
 
-    return Step("synth", action, "Long-CoT-backward on a few documents", plain(synth=recipe.synth),
-                ["bucketed", "language_model", "plain_tokens"], ("pipelines", "synth"),
-                lambda: digests_of({"responses": recipe.synth.engine.responses}))  # fmt: skip
+    asked = recipe.synth.model_copy(update={"generator": None})
+    return Step("synth", action, "Long-CoT-backward on a few documents", plain(synth=asked),
+                ["bucketed", "language_model", "plain_tokens", "items"], ("pipelines", "synth", "filters"),
+                lambda: _named(recipe))  # fmt: skip
+
+
+def _named(recipe: RunRecipe) -> dict[str, str]:
+    from flows.steps.screens import screen_inputs
+
+    return digests_of(screen_inputs(recipe.synth))
 
 
 def _synth_clean(recipe: RunRecipe) -> Step:

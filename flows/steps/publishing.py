@@ -39,7 +39,8 @@ def _publish_dataset(recipe: RunRecipe) -> Step:
         documents = place.by_domain("bucketed") | {recipe.synth.sample_domain: place.documents("synth_clean")}
         held_out = held_out_ids(place)
         shutil.copyfile(place.folder / RECIPE, work / RECIPE)
-        return publish_dataset(documents, work, lineage, recipe.publish, held_out)
+        rejects = sorted(place.of("synth").glob("rejects/part-*.parquet"))
+        return publish_dataset(documents, work, lineage, recipe.publish, held_out, rejects)
 
     return Step("publish_dataset", action, "Parquet splits and a dataset card",
                 plain(run=recipe),

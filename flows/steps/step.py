@@ -13,6 +13,7 @@ from pydantic import BaseModel
 
 from pipelines.errors import DataError
 from pipelines.files import expand_inputs, sha256_of
+from pipelines.locations import plain_name
 from pipelines.store import Outcome, code_version
 
 
@@ -94,7 +95,7 @@ def digests_of(paths: Mapping[str, str | Path | None]) -> dict[str, str]:
     for name, path in paths.items():
         if path is not None:
             files = expand_inputs([path])
-            digests |= {f"{name}:{number}:{file.name}": sha256_of(file) for number, file in enumerate(files)}
+            digests |= {f"{name}:{n}:{plain_name(file.name)}": sha256_of(file) for n, file in enumerate(files)}
     return digests
 
 

@@ -4,6 +4,7 @@ import gzip
 import json
 import time
 from collections.abc import Callable
+from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
@@ -85,7 +86,7 @@ def test_passages(texts):
     def found():
         places, keys = anchors_of(data, offsets, 150, 75)
         around = Surroundings(data, offsets, 150, 75)
-        for groups in key_groups(lambda: iter([(places, keys, None)]), len(places)):
+        for groups in key_groups(lambda: iter([(places, keys, None)]), len(places), Path()):
             rows = np.searchsorted(offsets, groups.members, side="right") - 1
             match_leaders(groups.members, rows, groups.sizes, around)
 

@@ -3,6 +3,7 @@
 `pytest -m slow tests/bench/test_dedup_scale.py -s`; needs 15 GB of disk and some minutes.
 """
 
+import contextlib
 import json
 import subprocess
 import sys
@@ -66,11 +67,10 @@ def peak_resident(process: subprocess.Popen, found: list[int]) -> None:
     """Sample the resident memory of a process and all below it until it ends: the sum, shared pages counted twice."""
     while process.poll() is None:
         total = 0
-        for member in [psutil.Process(process.pid), *psutil.Process(process.pid).children(recursive=True)]:
-            try:
-                total += member.memory_info().rss
-            except psutil.NoSuchProcess:
-                continue
+        with contextlib.suppress(psutil.NoSuchProcess):  # it has ended meanwhile
+            for member in [psutil.Process(process.pid), *psutil.Process(process.pid).children(recursive=True)]:
+                with contextlib.suppress(psutil.NoSuchProcess):
+                    total += member.memory_info().rss
         found.append(total)
         time.sleep(0.05)
 

@@ -1,8 +1,12 @@
-"""How fast text becomes shards, beside the tokenizer's own batch call: CPU time, in one run, on text never seen."""
+"""How fast text becomes shards, beside the tokenizer's own batch call: CPU and wall time, in one run."""
 
+import functools
 import gzip
+import itertools
 import json
 import os
+import subprocess
+import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -12,12 +16,11 @@ import pyarrow.parquet as pq
 import pytest
 
 from pipelines.document import conform
-from pipelines.encode import EncodeSettings, encode
 from pipelines.indexed import IndexedTokens
 from pipelines.tokenizer import load_tokenizer
 
 pytestmark = pytest.mark.bench
-PARTS = 4
+PARTS, REPEATS = 4, 6
 
 
 def cpu_seconds(action: Callable[[], object]) -> float:
@@ -43,44 +46,55 @@ def texts_of(shared: Path) -> list[str]:
     return sorted({text for text in found if text})
 
 
+def write(folder: Path, texts: list[str], times: int) -> list[str]:
+    folder.mkdir()
+    rows = [(f"{time}-{n}", text) for time in range(times) for n, text in enumerate(texts)]
+    files = [folder / f"part-{part:05d}.parquet" for part in range(PARTS)]
+    for part, file in enumerate(files):
+        ids, mine = zip(*rows[part::PARTS], strict=True)
+        pq.write_table(conform(pa.table({"id": ids, "text": mine})), file)
+    return [str(file) for file in files]
+
+
 @pytest.mark.parametrize("name", ["qwen/qwen.tiktoken", "gpt2/vocab.json"])
-def test_encode_against_encode_batch(
+def test_the_verb_against_encode_batch(
     shared: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], name: str
 ) -> None:
+    """`loam tokenize` as users call it, start, loading, reading and writing included; theirs: the call alone."""
     texts = texts_of(shared)
-    files = []
-    for part in range(PARTS):
-        files.append(tmp_path / "in" / f"part-{part:05d}.parquet")
-        files[-1].parent.mkdir(exist_ok=True)
-        rows = range(part, len(texts), PARTS)
-        pq.write_table(conform(pa.table({"id": [str(n) for n in rows], "text": [texts[n] for n in rows]})), files[-1])
     megabytes = sum(len(text.encode()) for text in texts) / 1e6
     monkeypatch.setenv("TOKENIZERS_PARALLELISM", "true")
     monkeypatch.setenv("RAYON_NUM_THREADS", "2")
-    tokenizer, settings = shared / "tokenizers" / name, EncodeSettings(validation_share=0)
-    short = EncodeSettings(validation_share=0, max_document_tokens=9)
-    encode(files[:1], tmp_path / "warm", tokenizer, short)  # kernels are compiled
-    backend, found, seconds, walls = load_tokenizer(tokenizer).backend, [], {}, {}
+    tokenizer = shared / "tokenizers" / name
+    backend, found = load_tokenizer(tokenizer).backend, []
 
     def theirs() -> None:
         for first in range(0, len(texts), 100):
             found.extend(len(e.ids) for e in backend.encode_batch(texts[first : first + 100], add_special_tokens=False))
 
-    runs: dict[str, Callable[[], object]] = {
-        "encode_batch": theirs,
-        "loam, 1 worker": lambda: encode(files, tmp_path / "1", tokenizer, settings),
-        "loam, 2 workers": lambda: encode(files, tmp_path / "2", tokenizer, settings, 2),
-    }
-    for what, action in runs.items():
+    def verb(times: int, workers: int) -> None:
+        out = tmp_path / f"{times}-{workers}"
+        command = [sys.executable, "-m", "flows.cli", "tokenize", *inputs[times], "--tokenizer", str(tokenizer)]
+        subprocess.run([*command, "--out", str(out), "--workers", str(workers)], check=True, capture_output=True)
+
+    inputs = {times: write(tmp_path / f"in-{times}", texts, times) for times in (1, REPEATS)}
+    runs: dict[str, tuple[int, Callable[[], object]]] = {"encode_batch, 2 threads": (1, theirs)}
+    for times, workers in itertools.product(inputs, (1, 2)):
+        what = f"loam tokenize, {workers} workers, {megabytes * times:.0f} MB"
+        runs[what] = (times, functools.partial(verb, times, workers))
+    told = []
+    for what, (times, action) in runs.items():
         started = time.perf_counter()
-        seconds[what] = cpu_seconds(action)
-        walls[what] = time.perf_counter() - started
-    for one in (tmp_path / "1").glob("*.bin"):
-        assert one.read_bytes() == (tmp_path / "2" / one.name).read_bytes()
-    assert len(IndexedTokens(tmp_path / "1" / "documents").tokens) == sum(found) + len(texts)
+        cpu = cpu_seconds(action)
+        told.append((what, megabytes * times / cpu, megabytes * times / (time.perf_counter() - started)))
+    for times in inputs:
+        one, two = (tmp_path / f"{times}-{workers}" / "documents" for workers in (1, 2))
+        assert one.with_suffix(".bin").read_bytes() == two.with_suffix(".bin").read_bytes()
+        assert len(IndexedTokens(one).tokens) == times * (sum(found) + len(texts))
     with capsys.disabled():
-        print(f"\n{name}: {megabytes:.1f} MB of text, load {os.getloadavg()[0]:.1f}")
-        for what in ("encode_batch", "loam, 1 worker"):  # a pool's processes are not ours to count
-            ratio = seconds["encode_batch"] / seconds[what]
-            print(f"  {what}: {megabytes / seconds[what]:.2f} MB per CPU second ({ratio:.1f}x)")
-        print("  wall:", ", ".join(f"{what} {taken:.2f} s" for what, taken in walls.items()))
+        print(f"\n{name}, load {os.getloadavg()[0]:.1f}")
+        for what, cpu, wall in told:
+            line = f"  {what}: {wall:.2f} MB per second of wall time ({wall / told[0][2]:.1f}x)"
+            if "2 workers" not in what:  # a pool's processes are not ours to count
+                line += f", {cpu:.2f} MB per CPU second ({cpu / told[0][1]:.1f}x)"
+            print(line)

@@ -5,9 +5,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from filters.chinese_script import chinese_script
 from filters.language import IdentifyLanguage, LanguageSettings, language
-from filters.language_model import HEAD_CHARS, ISO_639_3, _bayes, identify, known_languages, load_model
+from filters.language_model import ISO_639_3, _bayes, identify, known_languages, load_model
 from filters.language_ngrams import load_ngrams, propose, weigh
 from pipelines.document import STREAM, conform
 from pipelines.errors import RecipeError
@@ -65,20 +64,45 @@ def test_two_opinions_are_multiplied():
     assert confidence[2] == 0
 
 
-def test_traditional_and_simplified():
-    codes = pa.array(["cmn", "cmn", "yue", "cmn", "jpn"])
-    texts = pa.array(["这个国家的语言", "這個國家的語言", "佢哋係香港嘅學生", "人口大山", "日本語"])
-    assert chinese_script(texts, codes).to_pylist() == ["Hans", "Hant", "Hant", "Hani", None]
-
-
 def test_digits_and_signs_are_undetermined():
     assert identify(pa.array(["12 345 + 6 = ?!", "..."]))[0].to_pylist() == ["und", "und"]
     assert propose(pa.array(["12"]))[0].tolist() == [[-1] * 5]
 
 
-def test_only_the_head_is_read():
-    assert identify(pa.array([ENGLISH * 40 + CHINESE * 5000]))[0].to_pylist() == ["eng"]
-    assert HEAD_CHARS == 2048
+def test_a_long_text_is_judged_over_all_of_it():
+    head, body = ENGLISH * 20, FRENCH * 400
+    codes, confidence = identify(pa.array([head + body, body, ENGLISH * 400]))
+    assert codes.to_pylist() == ["fra", "fra", "eng"]
+    assert 0.5 < confidence[0] < 0.8  # three windows of four
+    assert (confidence[1:] > 0.9).all()
+
+
+def test_code_is_no_wrong_language():
+    code = "import os\n\n\ndef area(radius):\n    return math.pi * radius ** 2\n\n\nprint(area(2.0))\n"
+    prose = (ENGLISH + "\n") * 4 + "\n```\nx = area(radius=2.0)\nprint(x)\n```\n" + ENGLISH
+    codes, confidence = identify(pa.array([code, prose]))
+    assert codes.to_pylist() == ["zxx", "eng"]
+    assert (confidence > 0.9).all()
+    settings = {"keep": ["eng"], "min_confidence": 0.65}
+    assert IdentifyLanguage(LanguageSettings(**settings)).apply(documents(code))["reason"].to_pylist() == [None]
+    judged = IdentifyLanguage(LanguageSettings(**settings, code="judge")).apply(documents(code, prose))
+    assert judged["reason"].to_pylist() == ["language.zxx", None]
+
+
+def test_a_script_can_be_asked_for():
+    latin, cyrillic = (
+        "Dobro jutro, kako ste danas? Ja sam iz Beograda.",
+        "Добро јутро, како сте данас? Ја сам из Београда.",
+    )
+    traditional = "這個國家的語言很美麗，那天下午沒有人想工作。"
+    block = IdentifyLanguage(LanguageSettings(keep=["srp_Cyrl", "zho_Hans"]))
+    judged = block.apply(documents(cyrillic, CHINESE, traditional, latin))
+    assert judged["script"].to_pylist() == ["Cyrl", "Hans", "Hant", "Latn"]
+    assert judged["reason"].to_pylist()[:3] == [None, None, "language.cmn_Hant"]
+    assert judged["reason"].to_pylist()[3].startswith("language.")
+    assert judged["language"].to_pylist()[:3] == ["srp", "cmn", "cmn"]
+    with pytest.raises(RecipeError, match="unknown script 'Latin' in keep; did you mean Latn"):
+        IdentifyLanguage(LanguageSettings(keep=["srp_Latin"]))
 
 
 def test_codes_are_iso_639_3():
@@ -114,6 +138,7 @@ def test_the_verb_writes_scores(tmp_path):
     scores = pq.read_table(tmp_path / "out/scores/web/part-00000.parquet")
     assert scores.column_names == ["id", "language", "confidence", "script"]
     assert scores["language"].to_pylist() == ["eng", "fra"]
+    assert scores["script"].to_pylist() == ["Latn", "Latn"]
     assert outcome.metrics == {"languages": {"eng": 1, "fra": 1}}
 
 

@@ -193,7 +193,7 @@ def test_the_verb_gathers_spans(tmp_path):
     spans = pq.read_table(tmp_path / "out/spans.parquet")
     assert spans["id"].to_pylist() == ["p0-1", "p0-1", "p1-1", "p1-1"]
     assert spans["start"].to_pylist() == [8, 23, 8, 23]
-    assert outcome.metrics == {"spans": {"email": 4}}
+    assert outcome.metrics == {"spans": {"email": 4}, "spans_in_all": 4, "documents_with_spans": 2}
     kept = pq.read_table(tmp_path / "out/kept/web/part-00001.parquet")
     assert kept["text"].to_pylist() == ["clean", "mail to <EMAIL> or <EMAIL>"]
 

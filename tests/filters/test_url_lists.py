@@ -2,85 +2,20 @@ import gzip
 
 import numpy as np
 import pyarrow as pa
-import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
-from filters.url_lists import (
-    compile_entries,
-    is_public_suffix,
-    match_addresses,
-    normalise_address,
-    normalise_addresses,
-)
+from filters.url_lists import compile_entries, is_public_suffix, match_addresses
+from pipelines.url_key import normalise_addresses
 
 
-def normalised(*addresses):
-    found = normalise_addresses(pa.array(addresses, pa.string()))
-    text = found.bytes_B.tobytes()
-    return [text[found.start_N[n] : found.start_N[n + 1]].decode() for n in range(len(addresses))]
+def addresses_of(addresses):
+    return normalise_addresses(pa.array(addresses, pa.string()), lists=True)
 
 
 def covered(entries, *addresses):
     """By domain, by address or not at all."""
     compiled = compile_entries([(0, pa.array(entries))])
-    domain, address = match_addresses(normalise_addresses(pa.array(addresses, pa.string())), compiled)
+    domain, address = match_addresses(addresses_of(addresses), compiled)
     return ["domain" if d >= 0 else "address" if a >= 0 else None for d, a in zip(domain, address, strict=True)]
-
-
-@pytest.mark.parametrize(
-    ("address", "expected"),
-    [
-        ("HTTP://User:pw@Www.Example.COM.:8080/A//b%2Fc/?q=1#frag", "www.example.com/a/b/c/?q=1"),
-        ("example.com", "example.com"),
-        ("//example.com/", "example.com"),
-        ("https://bücher.example/Straße", "xn--bcher-kva.example/straße"),
-        ("http://ex%61mple.com/%E4%BD%A0", "example.com/你"),
-        ("http://[2001:db8::1]:80/x", "[2001:db8::1]:80/x"),
-        ("http://a.com?x=1", "a.com?x=1"),
-        ("", ""),
-        (None, ""),
-    ],
-)
-def test_addresses_have_one_form(address, expected):
-    assert normalised(address) == [expected]
-
-
-PARTS = [
-    "http://",
-    "//",
-    "a.com",
-    "WWW.",
-    "x",
-    "/",
-    "?",
-    "#",
-    "%41",
-    "%",
-    "%2f",
-    ":80",
-    "@",
-    ".",
-    "\\",
-    " ",
-    "-",
-    "&",
-    "[",
-]
-
-
-@given(st.lists(st.sampled_from(PARTS), max_size=8).map("".join))
-def test_the_kernel_does_what_python_does(address):
-    text, host = normalise_address(address)
-    found = normalise_addresses(pa.array([address]))
-    assert normalised(address) == [text]
-    assert found.host_N[0] - found.start_N[0] == host
-
-
-@given(st.text(max_size=40))
-def test_any_text_is_an_address_of_some_form(address):
-    address = address.encode("utf-8", "ignore").decode()
-    assert normalised(address, "x.org", address)[1] == "x.org"
 
 
 def test_a_domain_covers_what_lies_below_it_label_by_label():
@@ -117,7 +52,7 @@ def test_public_suffixes_cover_nobody():
 
 def test_the_first_category_of_an_entry_stays():
     compiled = compile_entries([(3, pa.array(["a.com"])), (1, pa.array(["a.com", "b.com"]))])
-    found = normalise_addresses(pa.array(["http://a.com", "http://b.com"]))
+    found = addresses_of(["http://a.com", "http://b.com"])
     assert match_addresses(found, compiled)[0].tolist() == [3, 1]
 
 
@@ -131,6 +66,6 @@ def test_every_entry_of_a_real_list_covers_itself_and_nothing_like_it(shared):
         ("http://not{}/", False),
         ("http://{}.invalid", False),
     ):
-        domain, _ = match_addresses(normalise_addresses(pa.array([form.format(e) for e in entries])), compiled)
+        domain, _ = match_addresses(addresses_of([form.format(e) for e in entries]), compiled)
         share = np.mean(domain >= 0)
         assert share > 0.999 if expected else share < 0.001, form

@@ -22,6 +22,7 @@ from pipelines.document import SCHEMA
 from pipelines.errors import DataError, RecipeError
 from pipelines.files import sha256_of
 from pipelines.manifest import Counts, Manifest
+from synth.outputs import REJECTS
 
 SETTINGS = PublishSettings(target="dir://nowhere", name="tiny", file_bytes=4000)
 ROOT = Path(__file__).resolve().parents[2]
@@ -132,6 +133,38 @@ def test_the_receipt_lists_every_file_with_its_hash(published: Path) -> None:
     files = [p for p in published.rglob("*") if p.is_file() and p.name != "MANIFEST.json"]
     assert listed == {p.relative_to(published).as_posix(): sha256_of(p) for p in files}
     assert receipt["lineage"]["filter"]["id"] == "id-filter"
+
+
+def rejects(path: Path) -> Path:
+    rows = [
+        {"id": f"d{n}", "reason": reason, "stage": stage, "excerpt": f"said {n}", "facts": [("judge", "m")]}
+        for n, (reason, stage) in enumerate([("refusal", "chain"), ("refusal", "chain"), ("contaminated", "document")])
+    ]
+    pq.write_table(pa.Table.from_pylist(rows, schema=REJECTS), path)
+    return path
+
+
+def test_rejects_are_a_configuration_of_their_own(tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    outcome = publish_dataset(documents(tmp_path), out, LINEAGE, SETTINGS, rejects=[rejects(tmp_path / "r.parquet")])
+    configs = {c["config_name"]: [f["path"] for f in c["data_files"]] for c in front(out)["configs"]}
+    assert configs["rejects"] == ["rejects/*.parquet"]
+    matched = {
+        name: {file for glob_ in globs for file in glob.glob(glob_, root_dir=out)} for name, globs in configs.items()
+    }
+    everything = {p.relative_to(out).as_posix() for p in out.rglob("*.parquet")}
+    assert matched["all"] == everything - matched["rejects"]
+    assert len(matched["rejects"]) == 1
+    assert outcome.metrics["rejects"] == 3
+    assert "| refusal | chain | 2 |" in (out / "README.md").read_text()
+    table = pq.read_table(out / "rejects")
+    assert table["excerpt"].to_pylist() == ["said 0", "said 1", ""]  # benchmarks are not spread by rejects
+    assert table["facts"].to_pylist()[0] == [{"key": "judge", "value": "m"}]
+
+
+def test_without_rejects_there_is_no_such_configuration(published: Path) -> None:
+    assert "rejects" not in {config["config_name"] for config in front(published)["configs"]}
+    assert not (published / "rejects").exists()
 
 
 def test_nothing_to_publish_is_a_data_error(tmp_path: Path) -> None:

@@ -246,6 +246,26 @@ def test_short_answers_and_shared_questions_are_not_looked_for_alone(tmp_path):
     assert {hit["id"] for hit in run(tmp_path, texts, *items)[1]} == {"b"}
 
 
+@pytest.mark.parametrize(
+    ("item", "text", "found"),
+    [
+        ({"question": "Solve: $-57=-(-p+1)$"}, "now SOLVE: $-57 = -(-P + 1)$!", True),
+        ({"question": "Solve: $-57=-(-p+1)$"}, "now solve: $57=(-p+1)$", False),
+        ({"problem": r"Compute $\dbinom{8}{4}$.", "solution": ITEM}, r"compute $\dbinom{8}{4}$.", True),
+        ({"problem": "Baker made 148 cakes.", "solution": ITEM}, "Baker made 148 cakes.", False),
+        ({"question": "8 + 8 ÷ 2 ="}, "18 + 8 ÷ 2 =", False),
+        ({"question": "What is photosynthesis?"}, "What is photosynthesis?", False),
+        ({"choices": ["kills wasps", "kills ducks"], "query": "gun"}, "kills wasps kills ducks: gun", False),
+        ({"choices": ["kills wasps", "kills ducks"], "query": "gun"}, "kills wasps kills ducks gun", True),
+        ({"question": "Why?", "canary": "26b5c67b-86dc-4f3a"}, "the id 26B5C67B-86dc-4f3a is", True),
+    ],
+)
+def test_items_of_few_words_are_found_letter_for_letter(tmp_path, item, text, found):
+    outcome, hits = run(tmp_path, {"a": f"é {text}"}, item)
+    assert (outcome.counts.kept, len(hits)) == ((0, 1) if found else (1, 0))
+    assert all(f"é {text}"[hit["start"] : hit["end"]] == hit["text"] in text for hit in hits)
+
+
 def test_letters_whose_capitals_are_others_are_found(tmp_path):
     item = "Die Straße misst 40 µm und der Weg heißt Großgasse"
     assert run(tmp_path, {"a": item.upper()}, {"question": item})[0].counts.kept == 0

@@ -90,7 +90,8 @@ def test_documents_are_shuffled_but_the_files_do_not_matter(folder: Path, tokeni
         assert (tmp_path / "four" / name).read_bytes() == (tmp_path / "one" / name).read_bytes()
 
 
-def test_workers_do_not_change_a_byte(folder: Path, tmp_path: Path) -> None:
+def test_workers_do_not_change_a_byte(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("pipelines.encode.BYTES_PER_WORKER", 1)
     files = documents(folder)
     manifests = []
     for workers in (1, 2):
@@ -196,7 +197,10 @@ def test_a_domain_that_is_no_path_is_a_data_error(folder: Path, tmp_path: Path, 
         encode([path], tmp_path / "out", folder, WHOLE)
 
 
-def test_a_file_that_is_not_parquet_is_a_data_error(folder: Path, tmp_path: Path) -> None:
+def test_a_file_that_is_not_parquet_is_a_data_error(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("pipelines.encode._text_bytes", lambda files: 1 << 40)
     files = [tmp_path / "a.parquet", tmp_path / "b.parquet"]
     for file in files:
         file.write_bytes(b"PAR1 no")
@@ -224,3 +228,21 @@ def test_documents_held_out_before_stay_out_whatever_the_domains(folder: Path, t
     assert sorted([*kept, *out]) == sorted(texts)
     assert outcome.counts.dropped == {"held_out": len(out)}
     assert not (tmp_path / "again" / "validation").exists()
+
+
+def test_a_synthetic_sample_goes_where_its_document_goes(folder: Path, tmp_path: Path):
+    texts = {f"d{i}": f"document number {i} " * 5 for i in range(40)}
+    made = pa.array([[("doc_id", name)] for name in texts], pa.map_(pa.string(), pa.string()))
+    domains = {"web": list(texts), "synth": [f"sample of {name}" for name in texts]}
+    files = [
+        write(tmp_path / f"{domain}.parquet", dict(zip(ids, texts.values(), strict=True)), domain=[domain] * 40,
+              **({"metadata": made} if domain == "synth" else {}))
+        for domain, ids in domains.items()
+    ]  # fmt: skip
+    encode(files, tmp_path / "out", folder, EncodeSettings(validation_share=0.3))
+    held = {
+        domain: set(pq.read_table(tmp_path / "out" / "validation" / f"{domain}.origin.parquet")["id"].to_pylist())
+        for domain in domains
+    }
+    assert held["synth"] == {f"sample of {name}" for name in held["web"]}
+    assert 0 < len(held["web"]) < 40

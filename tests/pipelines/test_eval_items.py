@@ -40,7 +40,9 @@ def test_csv_with_and_without_header_and_archives(tmp_path):
     (tmp_path / "with.csv").write_text("question,licence\nWhy?,free\n")
     (tmp_path / "mmlu.csv").write_text('"Which, then?",one,two,A\n')
     assert texts(tmp_path / "with.csv") == [("0", "question", "Why?")]
-    assert [t for _, _, t in texts(tmp_path / "mmlu.csv")] == ["Which, then?", "one", "two", "A"]
+    assert [(f, t) for _, f, t in texts(tmp_path / "mmlu.csv")] == [
+        ("question", "Which, then?"), ("choices", "one"), ("choices", "two"), ("choices", "A")
+    ]  # fmt: skip
     with zipfile.ZipFile(tmp_path / "set.zip", "w") as archive:
         archive.write(tmp_path / "with.csv", "dev/with.csv")
     with tarfile.open(tmp_path / "lean.tar.gz", "w:gz") as archive:
@@ -53,6 +55,14 @@ def test_what_every_item_repeats_belongs_to_none(tmp_path):
     lines = [json.dumps({"question": f"q {n}", "answer": "see the book"}) for n in range(30)]
     (tmp_path / "e.jsonl").write_text("\n".join(lines))
     assert {field for _, field, _ in texts(tmp_path / "e.jsonl")} == {"question"}
+
+
+def test_a_canary_is_taken_once(tmp_path):
+    lines = [json.dumps({"question": f"q {n}", "canary": "canary GUID 26b5c67b-86dc"}) for n in range(3)]
+    (tmp_path / "e.jsonl").write_text("\n".join(lines))
+    assert [row for row in texts(tmp_path / "e.jsonl") if row[1] == "canary"] == [
+        ("canary", "canary", "canary GUID 26b5c67b-86dc")
+    ]
 
 
 def test_a_file_that_says_only_its_part_is_called_by_its_folder(tmp_path):

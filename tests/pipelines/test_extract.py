@@ -8,8 +8,9 @@ import pytest
 from pipelines.charset import decode
 from pipelines.errors import DataError, MissingExtra
 from pipelines.extract import ExtractSettings, PageReader, extract
-from pipelines.extract_engine import extract_here, extractor, is_too_deep
+from pipelines.extract_engine import check_installed, extract_here
 from pipelines.extract_guard import guard_of
+from pipelines.extract_tree import is_too_deep
 from pipelines.readers import Reading
 from pipelines.tracing import read_origin
 from pipelines.warc import write_warc
@@ -54,9 +55,10 @@ def test_trafilatura_finds_the_same_paragraph():
 
 def test_an_engine_that_is_not_installed_is_named(monkeypatch):
     monkeypatch.setitem(sys.modules, "trafilatura", None)
-    extractor.cache_clear()
-    with pytest.raises(MissingExtra, match="trafilatura"):
-        extractor("trafilatura", False, False)
+    for engine in ("trafilatura", "cascade"):
+        with pytest.raises(MissingExtra, match="trafilatura"):
+            check_installed(engine)
+    check_installed("resiliparse")
 
 
 def test_many_files_start_one_child(tmp_path):

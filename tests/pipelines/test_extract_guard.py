@@ -9,8 +9,8 @@ from pipelines.extract_engine import Bounds
 from pipelines.extract_guard import Guard, guard_of
 
 PROSE = "The soil of the plain is a mixture of sand, silt and clay that holds water and air in balance. " * 8
-GOOD = f"<html><body><article><p>{PROSE}</p></article></body></html>"
-HANGS = "<html><body>" + "<div>" * 990 + "<nav>a</nav>" * 240_000  # each is taken out of a thousand sums
+GOOD = f"<html><body><article><p>{PROSE}</p></article></body></html>".encode()
+HANGS = b"<html><body>" + b"<div>" * 990 + b"<aside>a</aside>" * 240_000  # each is taken out of a thousand sums
 
 
 def bounds(cpu_s: int = 30, memory: int = 2_000_000_000) -> Bounds:
@@ -31,18 +31,18 @@ def guarded():
 
 
 def test_results_come_in_order(guarded):
-    found = guarded().extract([GOOD, "<p>", GOOD])
+    found = guarded().extract([GOOD, b"<p>", GOOD])
     assert [row[2] for row in found] == [None, "no_text", None]
     assert found[0][0].split() == PROSE.split()
 
 
 def test_more_text_than_a_pipe_holds(guarded):
-    pages = [f"<p>{PROSE * 400}</p>"] * 20
+    pages = [f"<p>{PROSE * 400}</p>".encode()] * 20
     assert [len(row[0].split()) for row in guarded().extract(pages)] == [len(PROSE.split()) * 400] * 20
 
 
 def test_a_page_that_takes_too_much_memory_costs_only_itself(guarded):
-    found = guarded(memory=60_000_000).extract([GOOD, "<p>" + "<b>x</b>" * 400_000, GOOD])
+    found = guarded(memory=60_000_000).extract([GOOD, b"<p>" + b"<b>x</b>" * 400_000, GOOD])
     assert [row[2] for row in found] in ([None, "too_much_memory", None], [None, "broke_parser", None])
 
 
@@ -52,7 +52,7 @@ def test_a_page_that_takes_too_long_costs_only_itself(guarded):
     assert guard.starts == 2
 
 
-@pytest.mark.parametrize(("html", "reason"), [("<" * 1_000_001, "too_many_elements"), ("<div>" * 2000, "too_deep")])
+@pytest.mark.parametrize(("html", "reason"), [(b"<" * 1_000_001, "too_many_elements"), (b"<div>" * 2000, "too_deep")])
 def test_bounds_that_need_no_parser(guarded, html, reason):
     assert guarded().extract([html])[0][2] == reason
 
@@ -60,7 +60,7 @@ def test_bounds_that_need_no_parser(guarded, html, reason):
 def test_batches_share_a_child_until_it_is_old(guarded, monkeypatch):
     monkeypatch.setattr(extract_guard, "CHILD_PAGES", 4)
     guard = guarded()
-    found = [guard.extract([GOOD, "<p>"]) for _ in range(4)]
+    found = [guard.extract([GOOD, b"<p>"]) for _ in range(4)]
     assert found == [found[0]] * 4
     assert guard.starts == 2
 
@@ -80,7 +80,7 @@ def test_a_batch_that_is_interrupted_leaves_no_answers(guarded, monkeypatch):
     with monkeypatch.context() as patch:
         patch.setattr(extract_guard, "_received", interrupt)
         with pytest.raises(KeyboardInterrupt):
-            guard.extract(["<p>", "<p>"])
+            guard.extract([b"<p>", b"<p>"])
     assert guard.child is None
     assert guard.extract([GOOD])[0][2] is None
 
@@ -111,7 +111,7 @@ def test_the_child_ends_with_its_process(end):
     code = (
         "import os\nfrom pipelines.extract_engine import Bounds\nfrom pipelines.extract_guard import guard_of\n"
         "guard = guard_of(Bounds('cascade', False, False, 1000, 1, 30, 2_000_000_000))\n"
-        f"guard.extract(['<p>'])\nprint(guard.starts, flush=True)\n{end}"
+        f"guard.extract([b'<p>'])\nprint(guard.starts, flush=True)\n{end}"
     )
     # the child holds the pipe of errors: a run that returns has seen its end
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False, timeout=60)

@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 
 from pipelines.extract_declared import read_declared, reconcile
 from pipelines.extract_lines import clean_lines
-from pipelines.extract_names import verdict
+from pipelines.extract_names import NAMED_BAD, NAMED_COMMENTS, NAMED_GOOD, VERDICTS
 from pipelines.extract_page import extract_page
 from pipelines.extract_render import render
 from pipelines.extract_tree import lean, parse
@@ -82,15 +82,16 @@ def test_comments_are_a_setting():
 @pytest.mark.parametrize(
     ("name", "expected"),
     [
-        ("entry-content ", (False, True, False)),
-        ("relatedPosts ", (True, False, False)),
-        ("comment-list ", (True, False, True)),
-        ("field--name-field-media tag-ads ", (False, False, False)),  # what systems write, not what authors mean
-        ("shareholder ", (False, False, False)),
+        ("entry-content", NAMED_GOOD),
+        ("box relatedPosts", NAMED_BAD),
+        ("comment-list", NAMED_BAD | NAMED_COMMENTS),
+        ("comment-4711 article", NAMED_BAD | NAMED_COMMENTS | NAMED_GOOD),
+        ("field--name-field-media tag-ads", 0),  # what systems write, not what authors mean
+        ("shareholder", 0),
     ],
 )
 def test_names(name, expected):
-    assert verdict(name) == expected
+    assert VERDICTS[name] == expected
 
 
 @pytest.mark.parametrize(
@@ -127,6 +128,8 @@ def test_formulas_in_scripts_stay():
         ("a<script>b", "a<script>b"),
         ("a<!-- b <script> -->c<style>d</style>e", "ace"),
         ("a<!-->b", "ab"),
+        ("a<SCRIPT>b</SCRIPT>c<script>d</script>e", "ace"),
+        ("a<iframe src=x>b</IFRAME>c<iframe>d</iframe>e<iframe x>f<iframe y>g", "acefg"),
         ("a<scripted>b", "a<scripted>b"),
     ],
 )
@@ -143,6 +146,42 @@ def test_lines_of_machinery():
     prose = "Prose of the article. " * 20
     text = f"Photo: Anna Smith\n{prose}\nAdvertisement\n{prose}\nRelated articles\nAnother one"
     assert clean_lines(text) == f"{prose}\n{prose}"
+
+
+@pytest.mark.parametrize(
+    ("text", "left"),
+    [
+        ("This website uses cookies. Click here for more.\n\nProse.\n\nFollow us on Twitter.\nSubscribe!", "Prose."),
+        ("Prose.\nThis website uses cookies, he said.\nMore prose.", None),  # in the middle it is a sentence
+        ("Follow us on the way through the valley.\nProse.", None),  # a call comes at the end
+        ("Prose.\nSign up " + "for the long journey " * 20, None),  # a paragraph
+    ],
+)
+def test_notices_at_the_edges_go(text, left):
+    assert clean_lines(text) == (text if left is None else left)
+
+
+def test_a_quoted_post_is_kept():
+    post = "<blockquote><p>A post that the article speaks of, at some length.</p></blockquote>"
+    found = extract_page(page(f"<article>{ARTICLE}<div class=social-embed>{post}</div>{ARTICLE}</article>"))
+    assert "A post that the article" in found.text
+
+
+def test_a_page_for_those_without_scripts_is_read():
+    assert extract_page(page(f"<script>write()</script><noscript><div>{ARTICLE}</div></noscript>")).text == TEXT
+
+
+@pytest.mark.parametrize(
+    ("sentence", "text"),
+    [("Die Schutz\u00adgemein\u00adschaft.", "Die Schutzgemeinschaft."),
+     ("<ruby>子<rp>(</rp><rt>こ</rt><rp>)</rp></ruby>ども", "子ども")],
+)  # fmt: skip
+def test_marks_for_the_eye_do_not_split_words(sentence, text):
+    assert extract_page(page(f"{ARTICLE}<p>{sentence}</p>{ARTICLE}")).text == f"{TEXT}\n\n{text}\n\n{TEXT}"
+
+
+def test_a_page_inside_an_unclosed_control_is_found_all_the_same():
+    assert extract_page(page(f"<button>Menu<div>{ARTICLE}</div>")).text == TEXT
 
 
 def test_code_is_left_alone():

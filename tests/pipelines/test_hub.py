@@ -39,11 +39,15 @@ class FakeHub:
 
     def __init__(self) -> None:
         self.files, self.main, self.configs = dict(FILES), OLD, CONFIGS
+        self.model = {"config.json": b"{}", "model.safetensors": b"weights", "model.bin": b"pickle"}
         self.requests: list[tuple[str, str | None]] = []
 
-    def tree(self) -> list[dict[str, Any]]:
+    def of(self, kind: str) -> dict[str, bytes]:
+        return self.files if kind == "datasets" else self.model
+
+    def tree(self, kind: str = "datasets") -> list[dict[str, Any]]:
         entries = []
-        for path, data in self.files.items():
+        for path, data in self.of(kind).items():
             entry = {"type": "file", "path": path, "size": len(data), "oid": git_blob(data)}
             if len(data) > 1000:
                 entry["lfs"] = {"oid": hashlib.sha256(data).hexdigest(), "size": len(data), "pointerSize": 130}
@@ -69,12 +73,13 @@ class Handler(BaseHTTPRequestHandler):
         body = self.rfile.read(int(self.headers.get("Content-Length") or 0)).decode()
         wanted = re.findall(r"paths=([^&]*)", body) or json.loads(body or "{}").get("paths", [])
         names = {name.replace("%2F", "/") for name in wanted}
-        self.send_json([entry for entry in self.fake.tree() if entry["path"] in names])
+        kind = self.path.split("/")[2]
+        self.send_json([entry for entry in self.fake.tree(kind) if entry["path"] in names])
 
     def do_GET(self) -> None:
         path, _, _ = self.path.partition("?")
         self.fake.requests.append((path, self.headers.get("Range")))
-        if found := re.fullmatch(r"/api/datasets/owner/name(/revision/(\w+))?", path):
+        if found := re.fullmatch(r"/api/(?:datasets|models)/owner/name(/revision/(\w+))?", path):
             commit = {None: self.fake.main, "main": self.fake.main}.get(found[2], found[2])
             if commit not in (OLD, NEW):
                 self.send_json({"error": "Invalid rev id"}, 404, {"X-Error-Code": "RevisionNotFound"})
@@ -82,11 +87,12 @@ class Handler(BaseHTTPRequestHandler):
             card = {"configs": self.fake.configs} if self.fake.configs else {}
             self.send_json({"id": "owner/name", "sha": commit, "siblings": [], "cardData": card, "tags": [],
                             "private": False, "downloads": 0, "likes": 0})  # fmt: skip
-        elif found := re.fullmatch(r"/api/datasets/owner/name/tree/\w+(/.+)?", path):
-            below = (found[1] or "/")[1:].replace("%2F", "/")
-            self.send_json([entry for entry in self.fake.tree() if entry["path"].startswith(below)])
-        elif found := re.fullmatch(r"/datasets/owner/name/resolve/(\w+)/(.+)", path):
-            self.send_file(self.fake.files[found[2].replace("%2F", "/")], found[1])
+        elif found := re.fullmatch(r"/api/(datasets|models)/owner/name/tree/\w+(/.+)?", path):
+            below = (found[2] or "/")[1:].replace("%2F", "/")
+            self.send_json([entry for entry in self.fake.tree(found[1]) if entry["path"].startswith(below)])
+        elif found := re.fullmatch(r"(/datasets)?/owner/name/resolve/(\w+)/(.+)", path):
+            files = self.fake.of("datasets" if found[1] else "models")
+            self.send_file(files[found[3].replace("%2F", "/")], found[2])
         else:
             self.send_json({"error": "Repository not found"}, 404, {"X-Error-Code": "RepoNotFound"})
 
@@ -164,6 +170,34 @@ def test_a_branch_stays_where_it_was_pinned_until_asked_anew(fake, tmp_path):
     assert (NEW in str(newer), newer.read_bytes()) == (True, b'{"text": "newer"}\n')
 
 
+def test_the_lock_says_which_commit_is_read(fake, tmp_path):
+    wanted = hub.Wanted("owner/name", subset="web")
+    assert hub.pinned_commit(wanted, tmp_path) is None
+    hub.fetch(wanted, tmp_path, say=quiet)
+    fake.main = NEW
+    assert hub.pinned_commit(wanted, tmp_path) == OLD
+    pinned = hub.Wanted("owner/name", NEW, subset="web")
+    assert hub.pinned_commit(pinned, tmp_path) == NEW
+    assert NEW in str(hub.fetch(pinned, tmp_path, say=quiet)[0])
+    assert json.loads((tmp_path / "hub/owner--name/revisions.json").read_text()) == {"main": OLD}
+    assert hub.fetched_files(wanted, tmp_path, "s")[0].parts[-3] == OLD
+
+
+def test_a_model_comes_without_what_must_be_unpickled(fake, tmp_path):
+    wanted = hub.wanted_model_at("hf://models/owner/name")
+    files = hub.fetch(wanted, tmp_path, say=quiet)
+    assert [file.name for file in files] == ["config.json", "model.safetensors"]
+    assert hub.commit_folder(wanted, tmp_path) == tmp_path / "hub" / "models--owner--name" / OLD
+    with pytest.raises(RecipeError, match="expected hf://models/owner/name"):
+        hub.wanted_model_at("hf://models/name")
+
+
+def test_notes_beside_arrow_files_are_no_records():
+    configs = [{"config_name": "qa", "data_files": [{"split": "train", "path": "qa/*"}]}]
+    paths = ["qa/data-0.arrow", "qa/dataset_info.json", "qa/state.json", "README.md"]
+    assert hub.choose(hub.Wanted("o/n", subset="qa"), paths, configs) == ["qa/data-0.arrow"]
+
+
 def test_a_download_goes_on_where_it_broke_off(fake, tmp_path):
     folder = tmp_path / "hub" / "owner--name" / OLD / "web"
     folder.mkdir(parents=True)
@@ -177,7 +211,7 @@ def test_a_download_goes_on_where_it_broke_off(fake, tmp_path):
 @pytest.mark.parametrize("name", ["web/train-00000.jsonl", "books/train-00000.jsonl"])
 def test_other_bytes_than_announced_are_refused(fake, tmp_path, name):
     tree = fake.tree()
-    fake.tree = lambda: tree
+    fake.tree = lambda kind: tree
     fake.files[name] = fake.files[name].replace(b"t", b"T")
     wanted = hub.Wanted("owner/name", files=(name,))
     with pytest.raises(DataError, match="expected hash"):

@@ -124,7 +124,7 @@ def test_remote_files_read_like_local_ones(tmp_path):
         ("hf://datasets/o/n/a.jsonl", DataError, "needs a download; run: loam fetch"),
         ("https://example.invalid/a.jsonl", DataError, "LOAM_HTTP=1"),
         ("nothing://a/b.jsonl", DataError, "nothing is known that opens nothing://"),
-        ("s3://bucket/a.jsonl", MissingExtra, "s3fs"),
+        ("s3://bucket/a.jsonl", MissingExtra, "extra s3"),
         ("memory://none/*.jsonl", DataError, "no file matches"),
     ],
 )

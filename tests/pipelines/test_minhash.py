@@ -1,5 +1,6 @@
 import functools
 import random
+from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
@@ -111,7 +112,7 @@ def found_in(bands, sets, least=0.8, settled=0):
     forest = new_forest(len(sets))
     for k in range(bands.shape[1]):
         scan = functools.partial(lambda k: iter([(np.arange(len(bands)), bands[:, k], None)]), k)
-        for groups in key_groups(scan, len(bands), settled):
+        for groups in key_groups(scan, len(bands), Path(), settled):
             compare_groups(groups.members, groups.sizes, k, shingled, least, forest, settled)
     return forest
 

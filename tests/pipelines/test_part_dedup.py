@@ -208,6 +208,51 @@ def test_embeddings_that_do_not_fit(tmp_path):
             dedup(files, tmp_path / "out", settings, embeddings=given)
 
 
+def test_passages_against_an_index(tmp_path):
+    settings = DedupSettings(method="substring")
+    texts = {"y": f"{PASSAGE} And y.", "z": f"First z: {PASSAGE}"}
+    dedup(write(tmp_path / "1", **texts), tmp_path / "old", settings)
+    new = write(tmp_path / "2", a=f"Own words of a. {PASSAGE}", b="nothing of it", c=PASSAGE)
+    first = dedup(new, tmp_path / "new", settings, against=[tmp_path / "old"])
+    assert kept(tmp_path / "new") == {"a": "Own words of a.", "b": "nothing of it"}
+    assert first.metrics["documents"] == 3
+    rows = pq.read_table(tmp_path / "new" / "clusters.parquet").to_pylist()
+    assert {row["id"]: row["matched_id"] for row in rows} == {"a": "y", "c": "y"}
+    last = write(tmp_path / "3", d=f"Words of d! {PASSAGE}", e="Own words of a. " * 12)
+    dedup(last, tmp_path / "last", settings, against=[tmp_path / "new"])  # holds the old index, too
+    assert kept(tmp_path / "last")["d"] == "Words of d!"
+    assert (tmp_path / "last/index/00002.text").is_file()
+    with pytest.raises(DataError, match="other settings: substring"):
+        dedup(last, tmp_path / "other", DedupSettings(method="substring", substring={"min_bytes": 80}),
+              against=[tmp_path / "new"])  # fmt: skip
+
+
+@pytest.mark.parametrize("cells", [1, 3])
+def test_embeddings_against_an_index(tmp_path, cells):
+    generator = np.random.default_rng(7)
+    vectors = generator.normal(size=(40, 8)).astype(np.float32)
+    names = [f"n{row:02d}" for row in range(40)]
+    settings = DedupSettings(method="semantic", semantic={"cells": cells, "probes": cells})
+
+    def run(folder, rows, values, against=()):
+        path = tmp_path / f"{folder}.npy"
+        np.save(path, values)
+        files = write(tmp_path / f"in-{folder}", **{name: f"text {name}" for name in rows})
+        return dedup(files, tmp_path / folder, settings, against=against, embeddings=[path])
+
+    run("old", names[:20], vectors[:20])
+    new = np.concatenate([vectors[20:30], vectors[3:5] * 2, vectors[20:21]])
+    outcome = run("new", [*names[20:30], "x", "y", "z"], new, [tmp_path / "old"])
+    assert set(kept(tmp_path / "new")) == set(names[20:30])
+    rows = pq.read_table(tmp_path / "new" / "clusters.parquet").to_pylist()
+    assert {row["id"]: row["matched_id"] for row in rows} == {"x": "n03", "y": "n04", "z": "n20", "n20": None}
+    assert outcome.metrics["indexed"] == 20
+    run("last", ["p", "q"], vectors[[5, 25]], [tmp_path / "new"])
+    assert kept(tmp_path / "last") == {}
+    with pytest.raises(DataError, match="vectors of 3 numbers, expected 8 as in the index"):
+        run("bad", ["p"], np.ones((1, 3)), [tmp_path / "new"])
+
+
 def test_a_damaged_index_is_named(tmp_path):
     files = write(tmp_path, a=PASSAGE)
     dedup(files, tmp_path / "old", DedupSettings())

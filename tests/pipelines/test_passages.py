@@ -1,5 +1,6 @@
 import itertools
 import random
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -49,7 +50,7 @@ def found_in(texts, match=None):
     around = Surroundings(data, offsets, LENGTH, GRAM)
     places, keys = anchors_of(data, offsets, LENGTH, GRAM)
     found = set()
-    for groups in key_groups(lambda: iter([(places, keys, None)]), len(places)):
+    for groups in key_groups(lambda: iter([(places, keys, None)]), len(places), Path()):
         rows = np.searchsorted(offsets, groups.members, side="right") - 1
         if match is None:
             spans = [match_leaders(groups.members, rows, groups.sizes, around)]

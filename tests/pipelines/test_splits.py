@@ -125,7 +125,7 @@ def test_splits_read_what_one_task_reads(tmp_path, monkeypatch, name):
     path.write_bytes(make(tmp_path))
     whole = seen(reader_of(path))
     assert len(whole) > 50
-    for size in (1500, 5000):
+    for size in (1000, 2500):
         monkeypatch.setattr(splits, "SPLIT_BYTES", size)
         reader = reader_of(path)
         assert len(reader.tasks) > 2

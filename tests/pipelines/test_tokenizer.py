@@ -2,6 +2,7 @@
 
 import base64
 import itertools
+import json
 import os
 import subprocess
 import sys
@@ -152,6 +153,58 @@ def test_a_path_in_the_settings_is_loaded_and_written_as_a_folder(shared: Path, 
     outcome = train_tokenizer([], tmp_path, TokenizerSettings(path=path))
     assert outcome.metrics == {"vocab_size": 50_257, "eos_id": 50_256}
     assert load_tokenizer(tmp_path).encode(["Hello world"]) == [[15496, 995]]
+
+
+HARD = ("[SEP] [MASK] héllo Ünïcode", "中文 tokenization日本", "a" * 101, "don't-stop…“now”",
+        "\x00\x7f\u200b\ufeff\t\n", "e\u0301 İstanbul ﬁ ½", "👩‍🚀 🇩🇪", "##ing ing##", "")  # fmt: skip
+
+
+def test_bert_gives_the_ids_of_transformers_in_rust_and_in_python(shared: Path) -> None:
+    from transformers import BertTokenizer
+    from transformers.models.bert.tokenization_bert_legacy import BertTokenizerLegacy
+
+    file = shared / "tokenizers" / "bert" / "vocab.txt"
+    ours, slow = load_tokenizer(file), BertTokenizerLegacy(str(file))
+    assert (ours.eos, ours.eos_id, ours.vocab_size) == ("[SEP]", 102, 30_522)
+    assert ours.encode(HARD) == BertTokenizer(str(file))(
+        list(HARD), add_special_tokens=False, split_special_tokens=True
+    )["input_ids"]  # fmt: skip
+    plain = HARD[1:]  # in Python a name of a special token is never read as text
+    assert ours.encode(plain) == [slow.convert_tokens_to_ids(slow.tokenize(text)) for text in plain]
+    assert ours.decode(ours.encode(["tokenization works"])[0]) == "tokenization works"
+
+
+@pytest.mark.slow
+def test_bert_on_every_character(shared: Path) -> None:
+    from transformers import BertTokenizer
+
+    file = shared / "tokenizers" / "bert" / "vocab.txt"
+    texts = [f"a{chr(c)}b {chr(c)}1 {chr(c)} x" for c in range(0x30000) if not 0xD800 <= c < 0xE000]
+    theirs = BertTokenizer(str(file))(texts, add_special_tokens=False, split_special_tokens=True)["input_ids"]
+    assert load_tokenizer(file).encode(texts) == theirs
+
+
+@pytest.mark.parametrize(
+    ("pieces", "config", "ids"),
+    [(("hello", "world"), {}, [2, 3]), (("hello", "World"), {}, [0, 3]),
+     (("hello", "World"), {"do_lower_case": True}, [2, 0])],
+)  # fmt: skip
+def test_word_pieces_with_capitals_keep_them(tmp_path: Path, pieces: tuple, config: dict, ids: list[int]) -> None:
+    (tmp_path / "vocab.txt").write_text("\n".join(("[UNK]", "[SEP]", *pieces)))
+    (tmp_path / "tokenizer_config.json").write_text(json.dumps(config))
+    assert load_tokenizer(tmp_path).encode(["Hello World"])[0] == ids
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "said"),
+    [("tokenizer.model", b"\n\x05<unk>", "SentencePiece model, which is not read"),
+     ("vocab.txt", b"a\nb", r"lacks \[UNK\]"), ("vocab.json", b"{}", "expected merges.txt beside it"),
+     ("weights.bin", b"\0", "no tokenizer.json")],
+)  # fmt: skip
+def test_a_kind_that_is_not_supported_is_named(tmp_path: Path, name: str, content: bytes, said: str) -> None:
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(DataError, match=said):
+        load_tokenizer(tmp_path)
 
 
 @pytest.mark.parametrize("content", [b"", b"{}", b"\xff\xfe", b"[1, 2]"])

@@ -1,4 +1,6 @@
+import contextlib
 import json
+import socket
 import threading
 from collections.abc import Callable, Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -11,6 +13,9 @@ import pytest
 import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast, Qwen2Config, Qwen2ForCausalLM
+
+from synth.engine_endpoint import CANARY
+from tests.synth.chat_model import make_chat_model
 
 CAVES = (
     "Rainwater that falls on limestone is slightly acidic, because it takes up carbon dioxide from the air.\n"
@@ -46,7 +51,10 @@ def stage_of(prompt: str) -> str:
     return next(stage for mark, stage in marks.items() if mark in prompt)
 
 
-Answer = Callable[[dict[str, Any]], tuple[int, dict[str, Any]]]
+Fault = Callable[[BaseHTTPRequestHandler], None]
+"""What a server does instead of answering."""
+
+Answer = Callable[[dict[str, Any]], tuple[int, dict[str, Any]] | Fault]
 
 
 def completion(text: str, finish: str = "stop") -> tuple[int, dict[str, Any]]:
@@ -58,19 +66,100 @@ def completion(text: str, finish: str = "stop") -> tuple[int, dict[str, Any]]:
     }  # fmt: skip
 
 
+def cut_connection(handler: BaseHTTPRequestHandler) -> None:
+    """As a server that dies: no reply at all."""
+    handler.connection.shutdown(socket.SHUT_RDWR)
+    handler.close_connection = True
+
+
+def cut_body(handler: BaseHTTPRequestHandler) -> None:
+    """A reply that ends in the midst of its JSON."""
+    handler.send_response(200)
+    handler.send_header("Content-Length", "1000")
+    handler.end_headers()
+    handler.wfile.write(b'{"choices": [{"mess')
+    cut_connection(handler)
+
+
+def status(code: int, said: str = "busy", **headers: str) -> Fault:
+    """An error, with headers such as `Retry_After`."""
+
+    def reply(handler: BaseHTTPRequestHandler) -> None:
+        data = json.dumps({"error": {"message": said}}).encode()
+        handler.send_response(code)
+        for name, value in headers.items():
+            handler.send_header(name.replace("_", "-"), value)
+        handler.send_header("Content-Length", str(len(data)))
+        handler.end_headers()
+        handler.wfile.write(data)
+
+    return reply
+
+
+def good(body: dict[str, Any]) -> tuple[int, dict[str, Any]]:
+    """The right answer about `CAVES`; the engine's canary gets one, too."""
+    asked = body["messages"][0]["content"]
+    return completion("yes" if asked == CANARY.messages[0].content else GOOD[stage_of(asked)])
+
+
+def measured(body: dict) -> tuple[int, dict]:
+    """Answers that cost as many tokens as they have bytes, in a fixed measure."""
+    code, reply = good(body)
+    written = len(reply["choices"][0]["message"]["content"].encode()) // 4
+    reply["usage"] = {"prompt_tokens": len(body["messages"][0]["content"].encode()) // 4, "completion_tokens": written}
+    return code, reply
+
+
+class Http(ThreadingHTTPServer):
+    """Takes as many connections at once as an engine opens; the library's five would be reset on a busy machine."""
+
+    request_queue_size = 256
+    daemon_threads = True
+
+
 class Server:
-    """A chat-completions server on this machine; `answer` decides, `calls` keeps the bodies."""
+    """A chat-completions server on this machine; `answer` decides, `calls` keeps the bodies.
+
+    Attributes:
+        calls: bodies of all requests.
+        answered: of those that got an answer: what was paid for.
+        released: set to let go of replies that hang.
+        most: requests that were under way at once.
+    """
 
     def __init__(self) -> None:
         self.calls: list[dict[str, Any]] = []
-        self.answer: Answer = lambda body: completion(GOOD[stage_of(body["messages"][0]["content"])])
+        self.answered: list[dict[str, Any]] = []
+        self.released = threading.Event()
+        self.now = self.most = 0
+        self.lock = threading.Lock()
+        self.answer: Answer = good
         outer = self
 
         class Handler(BaseHTTPRequestHandler):
+            protocol_version = "HTTP/1.1"
+
             def do_POST(self) -> None:
                 body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
-                outer.calls.append(body)
-                status, reply = outer.answer(body)
+                with outer.lock:
+                    outer.calls.append(body)
+                    outer.now += 1
+                    outer.most = max(outer.most, outer.now)
+                try:
+                    self.reply(body, outer.answer(body))
+                except (BrokenPipeError, ConnectionResetError):  # the client was killed
+                    self.close_connection = True
+                finally:
+                    with outer.lock:
+                        outer.now -= 1
+
+            def reply(self, body: dict[str, Any], said: tuple[int, dict[str, Any]] | Fault) -> None:
+                if callable(said):
+                    said(self)
+                    return
+                status, reply = said
+                if status == 200:
+                    outer.answered.append(body)
                 data = json.dumps(reply).encode()
                 self.send_response(status)
                 self.send_header("Content-Length", str(len(data)))
@@ -80,19 +169,34 @@ class Server:
             def log_message(self, format: str, *args: Any) -> None:
                 pass
 
-        self.http = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        self.http = Http(("127.0.0.1", 0), Handler)
         self.url = f"http://127.0.0.1:{self.http.server_address[1]}/v1"
+
+    def hang(self, handler: BaseHTTPRequestHandler) -> None:
+        """Say nothing until released, then cut the connection."""
+        self.released.wait()
+        cut_connection(handler)
+
+
+@contextlib.contextmanager
+def serving() -> Iterator[Server]:
+    """A server for as long as the body runs."""
+    server = Server()
+    thread = threading.Thread(target=server.http.serve_forever, args=(0.01,), daemon=True)
+    thread.start()
+    try:
+        yield server
+    finally:
+        server.released.set()
+        server.http.shutdown()
+        server.http.server_close()
+        thread.join()
 
 
 @pytest.fixture
 def server() -> Iterator[Server]:
-    server = Server()
-    thread = threading.Thread(target=server.http.serve_forever, args=(0.01,), daemon=True)
-    thread.start()
-    yield server
-    server.http.shutdown()
-    server.http.server_close()
-    thread.join()
+    with serving() as server:
+        yield server
 
 
 @pytest.fixture(scope="session")
@@ -111,6 +215,12 @@ def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     )  # fmt: skip
     Qwen2ForCausalLM(config).save_pretrained(folder)
     return folder
+
+
+@pytest.fixture(scope="session")
+def chat_model(tmp_path_factory: pytest.TempPathFactory, tiny_model: Path) -> Path:
+    """A random Qwen2 with a chat template and heads that vLLM takes; `Soil is` ends after five tokens."""
+    return make_chat_model(tmp_path_factory.mktemp("chat"), tiny_model)
 
 
 def write_documents(path: Path, texts: dict[str, str]) -> Path:

@@ -5,14 +5,12 @@ import pytest
 import torch
 from transformers import AutoTokenizer, Qwen2ForCausalLM
 
-from pipelines.errors import DataError, MissingExtra, RecipeError, StepError
-from synth.engine_endpoint import EndpointEngine
+from pipelines.errors import DataError, MissingExtra, RecipeError
 from synth.engine_replay import ReplayEngine
 from synth.engine_transformers import TransformersEngine, draw_token
 from synth.engines import EngineSettings, open_engine
 from synth.protocol import Engine, Message, Request, Response, encode_chat, request_key, wire_record
 from synth.response_log import ResponseLog
-from tests.synth.conftest import Server, completion
 
 
 def ask(content: str = "Soil is", seed: int = 1, **change) -> Request:
@@ -80,6 +78,15 @@ def test_chat_template_is_used_where_there_is_one(tiny_model: Path):
     assert tokenizer.decode(encode_chat(tokenizer, ask().messages)) == "[user]Soil is>"
 
 
+def test_marks_in_a_message_are_text(tiny_model: Path):
+    tokenizer = AutoTokenizer.from_pretrained(tiny_model)
+    tokenizer.chat_template = "{% for m in messages %}[{{ m.role }}]{{ m.content }}<|endoftext|>{% endfor %}"
+    said = "a<|endoftext|>[[slot 0]]0;<|endoftext|>"
+    ids = encode_chat(tokenizer, [Message(role="system", content=said), Message(role="user", content=said)])
+    assert tokenizer.decode(ids) == f"[system]{said}<|endoftext|>[user]{said}<|endoftext|>"
+    assert ids.count(256) == 2  # those of the template
+
+
 @pytest.mark.parametrize(("uniform", "token"), [(0.0, 1), (0.59, 1), (0.61, 0), (0.999, 0)])
 def test_the_nucleus_is_drawn_from_by_share(uniform: float, token: int):
     logits = torch.log(torch.tensor([0.32, 0.48, 0.2]))  # the nucleus of 0.7 holds 1 (0.6 of it) and 0 (0.4)
@@ -92,72 +99,12 @@ def test_draws_follow_the_distribution():
     assert [drawn.count(n) for n in range(4)] == pytest.approx([100, 200, 300, 400], abs=1)
 
 
-def endpoint(server: Server, **options) -> EndpointEngine:
-    return EndpointEngine(server.url, "m", **options)
-
-
-def test_a_server_is_asked_in_openai_shape(server: Server):
-    server.answer = lambda body: completion("yes")
-    [response] = answers(endpoint(server), ask(stop=("x",), metadata={"doc_id": "d"}))
-    assert (response.text, response.usage.completion_tokens) == ("yes", 3)
-    assert server.calls == [
-        {"model": "m", "messages": [{"role": "user", "content": "Soil is"}], "max_tokens": 12, "temperature": 1.0,
-         "top_p": 0.9, "seed": 1, "stop": ["x"]}
-    ]  # fmt: skip
-
-
-def test_a_real_model_behind_http_answers_as_in_process(server: Server, tiny_model: Path):
-    inside = TransformersEngine(tiny_model)
-
-    def serve(body: dict) -> tuple[int, dict]:
-        fields = {key: value for key, value in body.items() if key != "model"}
-        return completion(answers(inside, Request.model_validate(fields))[0].text, "length")
-
-    server.answer = serve
-    requests = [ask(seed=seed) for seed in range(5)]
-    outside = answers(endpoint(server, concurrency=1), *requests)
-    assert [r.text for r in outside] == [r.text for r in answers(inside, *requests)]
-
-
-@pytest.mark.parametrize("status", [429, 503])
-def test_what_passes_is_tried_again(server: Server, monkeypatch: pytest.MonkeyPatch, status: int):
-    monkeypatch.setattr("synth.engine_endpoint.FIRST_WAIT_S", 0.01)
-    server.answer = lambda body: completion("yes") if len(server.calls) == 3 else (status, {"error": "busy"})
-    assert answers(endpoint(server), ask())[0].text == "yes"
-    assert len(server.calls) == 3
-
-
-@pytest.mark.parametrize("reply", [{}, {"choices": []}, {"choices": [{"message": None}]}])
-def test_a_reply_without_an_answer_is_tried_again(server: Server, monkeypatch: pytest.MonkeyPatch, reply: dict):
-    monkeypatch.setattr("synth.engine_endpoint.FIRST_WAIT_S", 0.01)
-    server.answer = lambda body: (200, reply) if len(server.calls) == 1 else completion("yes")
-    assert answers(endpoint(server), ask())[0].text == "yes"
-
-
-def test_what_would_be_refused_again_is_an_answer(server: Server):
-    server.answer = lambda body: (400, {"error": "context too long"})
-    [response] = answers(endpoint(server), ask())
-    assert (response.finish_reason, response.raw["status"], len(server.calls)) == ("refused", 400, 1)
-
-
-def test_a_server_that_stays_away_stops_the_step(monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr("synth.engine_endpoint.FIRST_WAIT_S", 0.01)
-    engine = EndpointEngine("http://127.0.0.1:9/v1", "m", retries=2)
-    with pytest.raises(StepError, match="gave no answer in 3 attempts"):
-        answers(engine, ask())
-
-
-def test_many_requests_each_get_their_own_answer(server: Server):
-    server.answer = lambda body: completion(str(body["seed"]))
-    found = answers(endpoint(server, concurrency=4), *[ask(seed=seed) for seed in range(30)])
-    assert [response.text for response in found] == [str(seed) for seed in range(30)]
-
-
 def test_replay_answers_what_was_recorded(tmp_path: Path, tiny_model: Path):
     engine = TransformersEngine(tiny_model)
     with ResponseLog(tmp_path, engine) as log:
         for request, response in engine.generate([ask()]):
             log.add(request_key(request, engine.identity), wire_record(request, engine.identity), response)
+    assert engine.latencies_s
     replayed = answers(ReplayEngine(tmp_path), ask(), ask(seed=9))
     assert replayed[0] == answers(engine, ask())[0]
     assert replayed[1].finish_reason == "not_recorded"

@@ -1,14 +1,11 @@
 import json
-import os
-import signal
-import subprocess
-import sys
 import time
 from pathlib import Path
 
 import pyarrow.parquet as pq
 import pytest
 
+from pipelines.execute import SCRATCH
 from pipelines.recipe import load_recipe
 from pipelines.store import Outcome
 from synth.generate import synthesize
@@ -16,12 +13,18 @@ from synth.recipe import SynthSettings
 from synth.verification import REASONS
 from tests.synth.conftest import CAVES, GOOD, Server, completion, stage_of, write_documents
 
-ROOT = Path(__file__).resolve().parents[2]
-
 
 def run(files: list[Path], work: Path, server: Server, **change) -> Outcome:
-    engine = {"name": "endpoint", "url": server.url, "model_name": "m", "retries": 0}
-    return synthesize(files, work, SynthSettings(min_chars=100, engine=engine, **change))
+    return synthesize(files, work, settings_for(server, **change))
+
+
+def settings_for(server: Server, engine: dict | None = None, **change) -> SynthSettings:
+    asked = {"name": "endpoint", "url": server.url, "model_name": "m", "retries": 0, "patience_s": 0.2}
+    return SynthSettings(**{"min_chars": 100, "engine": asked | (engine or {}), **change})
+
+
+def ledger(work: Path) -> list[dict]:
+    return pq.read_table(work / "ledger.parquet").to_pylist()
 
 
 def only(path: Path) -> dict:
@@ -30,7 +33,9 @@ def only(path: Path) -> dict:
 
 
 def bytes_of(folder: Path) -> dict[str, bytes]:
-    return {p.relative_to(folder).as_posix(): p.read_bytes() for p in sorted(folder.rglob("*")) if p.is_file()}
+    """Of all outputs: what is in scratch goes before a step is sealed."""
+    files = {p.relative_to(folder): p for p in sorted(folder.rglob("*")) if p.is_file()}
+    return {name.as_posix(): p.read_bytes() for name, p in files.items() if name.parts[0] != SCRATCH}
 
 
 def test_right_answers_make_a_sample(caves: Path, tmp_path: Path, server: Server):
@@ -139,9 +144,10 @@ def test_order_of_answers_changes_nothing(tmp_path: Path, server: Server):
         time.sleep(body["seed"] % 7 / 500)
         return completion(GOOD[stage_of(body["messages"][0]["content"])])
 
-    assert run([file], tmp_path / "a", server).counts.kept == 6
+    one_question = {"questions": False}
+    assert run([file], tmp_path / "a", server, screen=one_question).counts.kept == 6
     server.answer = slowly
-    run([file], tmp_path / "b", server)
+    run([file], tmp_path / "b", server, screen=one_question)
     assert bytes_of(tmp_path / "a") == bytes_of(tmp_path / "b")
 
 
@@ -152,8 +158,8 @@ def test_documents_are_drawn_by_hash_not_by_place(tmp_path: Path, server: Server
     parts = [write_documents(tmp_path / f"{n}.parquet", dict(items[n::3])) for n in (2, 0, 1)]
     drawn = []
     for name, files in (("w", [whole]), ("p", parts)):
-        run(files, tmp_path / name, server, max_documents=4)
-        drawn.append(pq.read_table(tmp_path / name / "samples" / "part-00000.parquet")["id"].to_pylist())
+        run(files, tmp_path / name, server, max_documents=4, screen={"questions": False})
+        drawn.append([row["doc_id"] for row in ledger(tmp_path / name)])
     assert drawn[0] == drawn[1]
     assert len(set(drawn[0])) == 4
 
@@ -173,41 +179,3 @@ def test_no_documents_is_no_error(tmp_path: Path, server: Server):
 def test_the_shipped_recipe_loads():
     settings = load_recipe("cot_backward", SynthSettings, ["engine.name=endpoint", "sampling.max_tokens=64"])
     assert (settings.recipe, settings.engine.name, settings.sampling.max_tokens) == ("cot_backward", "endpoint", 64)
-
-
-SCRIPT = """
-import sys
-from pathlib import Path
-from synth.generate import synthesize
-from synth.recipe import SynthSettings
-document, work, model = map(Path, sys.argv[1:])
-synthesize([document], work, SynthSettings(min_chars=100, attempts=3, sampling={"max_tokens": 16}), model)
-"""
-
-
-def start(documents: Path, work: Path, model: Path) -> subprocess.Popen:
-    environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
-    command = [sys.executable, "-c", SCRIPT, str(documents), str(work), str(model)]
-    return subprocess.Popen(command, stderr=subprocess.DEVNULL, env=environment)
-
-
-def test_a_killed_run_resumes_to_the_same_bytes(tmp_path: Path, tiny_model: Path):
-    documents = write_documents(tmp_path / "d.parquet", {f"d{n}": CAVES for n in range(4)})
-    log = tmp_path / "killed" / "responses" / "responses.jsonl"
-    killed = start(documents, tmp_path / "killed", tiny_model)
-    while killed.poll() is None and not (log.is_file() and log.read_bytes().count(b"\n") >= 3):
-        time.sleep(0.005)
-    killed.send_signal(signal.SIGKILL)
-    killed.wait()
-    partial = log.read_bytes()
-    assert killed.returncode == -signal.SIGKILL
-    assert not (tmp_path / "killed" / "ledger.parquet").exists()
-    paid = {json.loads(line)["key"]: line for line in partial.splitlines()[:3]}
-    with log.open("ab") as file:
-        file.write(b'{"key": "torn')
-    settings = SynthSettings(min_chars=100, attempts=3, sampling={"max_tokens": 16})
-    whole = synthesize([documents], tmp_path / "whole", settings, tiny_model)
-    assert synthesize([documents], tmp_path / "killed", settings, tiny_model) == whole
-    assert bytes_of(tmp_path / "killed") == bytes_of(tmp_path / "whole")
-    kept = {json.loads(line)["key"]: line for line in log.read_bytes().splitlines()}
-    assert paid.items() <= kept.items()

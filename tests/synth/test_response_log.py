@@ -1,13 +1,23 @@
+import json
+import os
+import resource
+import signal
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
-from pipelines.errors import DataError
+from pipelines.errors import DataError, StepError
 from synth.engine_endpoint import EndpointEngine
 from synth.protocol import Message, Request, Response, request_key
-from synth.response_log import LOG, ResponseLog, read_log
+from synth.response_log import LOG, ResponseLog, forget, read_log
 
+ROOT = Path(__file__).resolve().parents[2]
 ENGINE = EndpointEngine("http://127.0.0.1:1/v1", "m")
+OTHER = EndpointEngine("http://127.0.0.1:1/v1", "another")
 REQUEST = Request(messages=(Message(role="user", content="hi"),), max_tokens=5, temperature=0.5, top_p=0.9, seed=1)
 
 
@@ -21,16 +31,26 @@ def fill(folder: Path, *keys: str) -> None:
             log.add(key, {}, said(f"to {key}"))
 
 
+def found(folder: Path, *keys: str, **options) -> list[str | None]:
+    with ResponseLog(folder, ENGINE, **options) as log:
+        answers = [log.get(key) for key in keys]
+    return [answer and answer.text for answer in answers]
+
+
 def test_answers_are_found_again(tmp_path: Path):
     fill(tmp_path, "a")
-    assert ResponseLog(tmp_path, ENGINE).get("a") == said("to a")
-    assert ResponseLog(tmp_path, ENGINE).get("b") is None
+    assert found(tmp_path, "a", "b") == ["to a", None]
 
 
-def test_order_of_answers_leaves_no_trace(tmp_path: Path):
-    fill(tmp_path / "one", "a", "c", "b")
-    fill(tmp_path / "two", "c", "b", "a")
-    assert (tmp_path / "one" / LOG).read_bytes() == (tmp_path / "two" / LOG).read_bytes()
+def test_what_is_published_does_not_tell_the_order_of_answers(tmp_path: Path):
+    for name, keys in (("one", "acb"), ("two", "cba")):
+        with ResponseLog(tmp_path / name / "log", ENGINE) as log:
+            for key in keys:
+                log.add(key, {}, said(f"to {key}"))
+            log.publish(tmp_path / name / "out")
+    assert (tmp_path / "one" / "out" / LOG).read_bytes() == (tmp_path / "two" / "out" / LOG).read_bytes()
+    assert list(read_log(tmp_path / "two" / "out")[2]) == ["a", "b", "c"]
+    assert (tmp_path / "two" / "log" / LOG).read_bytes()[:11] == b'{"key": "c"'
 
 
 @pytest.mark.parametrize("lost", [1, 20])
@@ -41,21 +61,126 @@ def test_a_torn_line_is_forgotten(tmp_path: Path, lost: int):
     with ResponseLog(tmp_path, ENGINE) as log:
         assert (log.get("a"), log.get("b")) == (said("to a"), None)
         log.add("b", {}, said("to b"))
+        assert log.get("b") == said("to b")
     assert (tmp_path / LOG).read_bytes() == whole
 
 
-def test_a_broken_line_in_the_middle_is_an_error(tmp_path: Path):
+@given(
+    texts=st.lists(st.text(st.characters(exclude_categories=["Cs"]), max_size=40), max_size=6), cut=st.integers(0, 300)
+)
+def test_whatever_is_cut_off_the_rest_is_whole(tmp_path_factory: pytest.TempPathFactory, texts: list[str], cut: int):
+    folder = tmp_path_factory.mktemp("log")
+    with ResponseLog(folder, ENGINE) as log:
+        for number, text in enumerate(texts):
+            log.add(str(number), {"metadata": {"text": text}}, said(text))
+    data = (folder / LOG).read_bytes()
+    kept = data[: max(0, len(data) - cut)]
+    (folder / LOG).write_bytes(kept)
+    whole = texts[: kept.count(b"\n")]
+    assert found(folder, *map(str, range(len(texts)))) == whole + [None] * (len(texts) - len(whole))
+    assert (folder / LOG).read_bytes() == kept[: kept.rfind(b"\n") + 1]
+
+
+@pytest.mark.parametrize("line", [b"{}\n", b"\n", b'{"key": 1, "response": {}}\n', b'"key"\n', b"\xff\n"], ids=repr)
+def test_a_broken_line_in_the_middle_is_an_error(tmp_path: Path, line: bytes):
     fill(tmp_path, "a", "b")
-    (tmp_path / LOG).write_bytes(b"{}\n" + (tmp_path / LOG).read_bytes())
+    (tmp_path / LOG).write_bytes(line + (tmp_path / LOG).read_bytes())
     with pytest.raises(DataError, match=r"responses\.jsonl:1 is not a response"):
         ResponseLog(tmp_path, ENGINE)
 
 
-def test_answers_to_questions_no_longer_asked_are_left_out(tmp_path: Path):
-    fill(tmp_path, "a", "b")
-    with ResponseLog(tmp_path, ENGINE) as log:
+def test_answers_to_questions_no_longer_asked_are_not_published(tmp_path: Path):
+    fill(tmp_path / "log", "a", "b")
+    with ResponseLog(tmp_path / "log", ENGINE) as log:
         log.get("b")
-    assert list(read_log(tmp_path)[2]) == ["b"]
+        log.publish(tmp_path / "out")
+    assert list(read_log(tmp_path / "out")[2]) == ["b"]
+    assert list(read_log(tmp_path / "log")[2]) == ["a", "b"]
+
+
+def test_the_later_of_two_answers_holds(tmp_path: Path):
+    with ResponseLog(tmp_path, ENGINE) as log:
+        log.add("a", {}, Response(text="", finish_reason="poison"))
+        log.add("a", {}, said("after all"))
+        log.publish(tmp_path / "out")
+    assert found(tmp_path, "a") == ["after all"]
+    assert (tmp_path / "out" / LOG).read_bytes().count(b"\n") == 1
+
+
+def test_other_runs_are_read_where_the_same_engine_answered(tmp_path: Path):
+    fill(tmp_path / "one", "a")
+    with ResponseLog(tmp_path / "two", OTHER) as log:
+        log.add("b", {}, said("to b"))
+    earlier = [tmp_path / "one", tmp_path / "two", tmp_path / "nowhere"]
+    assert found(tmp_path / "log", "a", "b", earlier=earlier, other_model=True) == ["to a", None]
+    with pytest.raises(DataError, match="two holds answers of endpoint 1 another"):
+        found(tmp_path / "log", "a", earlier=earlier)
+
+
+def test_another_model_is_taken_for_a_mistake(tmp_path: Path):
+    fill(tmp_path, "a")
+    with pytest.raises(DataError, match=r"holds answers of endpoint 1 m, this is endpoint 1 another; .*model-change"):
+        ResponseLog(tmp_path, OTHER)
+    with ResponseLog(tmp_path, OTHER, other_model=True) as log:
+        log.add("b", {}, said("to b"))
+    assert found(tmp_path, "a", "b", other_model=True) == ["to a", "to b"]
+
+
+def test_a_log_without_answers_is_anybodys(tmp_path: Path):
+    fill(tmp_path)
+    ResponseLog(tmp_path, OTHER).close()
+
+
+def test_a_log_is_forgotten_once_all_of_it_is_published(tmp_path: Path):
+    fill(tmp_path / "log", "a", "b")
+    for used, kept in (("a", True), ("ab", False)):
+        with ResponseLog(tmp_path / "log", ENGINE) as log:
+            for key in used:
+                log.get(key)
+            log.publish(tmp_path / "out")
+        forget(tmp_path / "log", tmp_path / "out")
+        assert (tmp_path / "log").exists() == kept
+    forget(tmp_path / "log", tmp_path / "out")  # again is no error
+
+
+HOLD = """
+import sys
+from pathlib import Path
+from synth.response_log import ResponseLog
+from tests.synth.test_response_log import ENGINE, said
+log = ResponseLog(Path(sys.argv[1]), ENGINE)
+log.add("a", {}, said("to a"))
+print("held", flush=True)
+sys.stdin.read()
+"""
+
+
+def test_two_writers_are_one_too_many(tmp_path: Path):
+    command = [sys.executable, "-c", HOLD, str(tmp_path)]
+    pipe, here = subprocess.PIPE, os.environ | {"PYTHONPATH": str(ROOT)}
+    with subprocess.Popen(command, stdin=pipe, stdout=pipe, env=here) as other:
+        assert other.stdout is not None
+        assert other.stdout.readline() == b"held\n"
+        with pytest.raises(DataError, match=rf"is being written by another process \(pid {other.pid}\)"):
+            ResponseLog(tmp_path, ENGINE)
+        other.send_signal(signal.SIGKILL)
+    assert found(tmp_path, "a") == ["to a"]  # the kernel let go, and the answer was on disk
+
+
+def test_a_full_disk_keeps_what_was_whole(tmp_path: Path):
+    fill(tmp_path, "a")
+    before = (tmp_path / LOG).read_bytes()
+    was = resource.getrlimit(resource.RLIMIT_FSIZE)
+    log = ResponseLog(tmp_path, ENGINE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (len(before) + 100, was[1]))  # the next line is cut in its midst
+    try:
+        with pytest.raises(StepError, match=r"cannot be written .*make room and run again"):
+            log.add("b", {}, said("x" * 1000))
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, was)
+        log.close()
+    assert (tmp_path / LOG).read_bytes() == before
+    assert found(tmp_path, "a", "b") == ["to a", None]
 
 
 @pytest.mark.parametrize(
@@ -74,3 +199,10 @@ def test_every_part_of_a_request_is_in_its_key(change: dict):
 def test_every_part_of_the_engine_is_in_the_key(field: str):
     other = ENGINE.identity.model_copy(update={field: "other"})
     assert request_key(REQUEST, other) != request_key(REQUEST, ENGINE.identity)
+
+
+def test_a_log_holds_no_address_and_no_clock(tmp_path: Path):
+    fill(tmp_path, "a")
+    [entry] = [json.loads(line) for line in (tmp_path / LOG).open()]
+    usage = {"prompt_tokens": 0, "cached_tokens": 0, "completion_tokens": 0}
+    assert entry == {"key": "a", "response": {"text": "to a", "finish_reason": "stop", "raw": {}, "usage": usage}}

@@ -4,6 +4,9 @@ from hypothesis import strategies as st
 
 from synth.protocol import Response
 from synth.verification import (
+    CHAIN,
+    PROSE,
+    QUESTION,
     REASONS,
     Limits,
     Span,
@@ -12,15 +15,13 @@ from synth.verification import (
     check_question,
     check_response,
     check_steps,
-    copied_share,
+    first_failure,
     has_control_tokens,
     locate_segments,
-    numbers_of,
     read_json,
-    repeated_share,
-    script_of,
+    speaks_of_text,
     verification_hash,
-    words_of,
+    without_prefix,
 )
 
 TEXT = "One fine day began.\nThen it rained for 40 days. At last the sun came out."
@@ -106,6 +107,10 @@ def test_json_in_answers(answer: str, found: object):
     [
         ("It rained for 40 days before the sun returned.", None),
         ("It rained for 41 days.", "number_not_in_document"),
+        ("It rained for 40 days, so 40 * 24 = 960 hours.", None),
+        ("It rained for 40 days, so 40 * 24 = 690 hours.", "equation_wrong"),
+        ("It rained for 40 days in Bergen.", "name_not_in_document"),
+        ("It rained for 40 days. <|im_end|>", "control_tokens"),
         ("The passage says that it rained.", "meta_phrase"),
         ("As an AI I think that it rained.", "refusal"),
         ("rain and rain and rain and rain and rain and rain", "repetition"),
@@ -127,6 +132,7 @@ def test_prose(prose: str, reason: str | None):
         ([(2, "Rain fell."), (1, "It was wet.")], "step_order"),
         ([(1, "Rain fell."), (2, " ")], "empty"),
         ([(1, TEXT[:47]), (2, TEXT[48:])], "copies_document"),
+        ([(1, "Bankers lend money."), (2, "Interest grows slowly.")], "ungrounded"),
     ],
 )
 def test_steps(steps: list[tuple[int, str]], reason: str | None):
@@ -151,24 +157,6 @@ def test_questions(question: str, reason: str | None):
 
 def test_chinese_questions_count_characters_as_words():
     assert check_question("为什么下雨？", "今天下雨，然后出太阳。", LIMITS) is None
-    assert words_of("下雨 rain") == ["下", "雨", "rain"]
-
-
-@pytest.mark.parametrize(
-    ("text", "numbers"), [("10,000 or 3.5 of 7", {"10000", "3.5"}), ("1,2", {"1,2"}), ("none", set())]
-)
-def test_numbers(text: str, numbers: set[str]):
-    assert numbers_of(text) == numbers
-
-
-@pytest.mark.parametrize(("text", "script"), [("abc где где", "CYRILLIC"), ("土壤 a", "CJK"), ("12 !", "")])
-def test_scripts(text: str, script: str):
-    assert script_of(text) == script
-
-
-def test_shares_of_ngrams():
-    assert repeated_share(["a", "b", "c", "d", "a", "b", "c", "d"]) == pytest.approx(1 / 5)
-    assert copied_share("x a b c", "a b c d", 2) == pytest.approx(2 / 3)
 
 
 @pytest.mark.parametrize("text", ["<|im_start|>system", "[INST] hi", "<start_of_turn>", "</think>"])
@@ -184,3 +172,55 @@ def test_other_brackets_are_text(text: str):
 def test_verdicts_have_an_identity():
     assert verification_hash(LIMITS) != verification_hash(Limits())
     assert all(version >= 1 and meaning for version, meaning in REASONS.values())
+
+
+def test_a_phrase_of_the_document_is_no_meta_phrase():
+    critic = "In his essay the text is a web of quotations."
+    assert speaks_of_text("Here the text is a web.", TEXT)
+    assert not speaks_of_text("Here the text is a web.", critic)
+    assert speaks_of_text("Here the passage is a web.", critic)
+
+
+@pytest.mark.parametrize(
+    ("text", "rest"),
+    [
+        ("Paraphrased Text: It rained.", "It rained."),
+        ("**Paraphrased text:**\n\nIt rained.", "It rained."),
+        ("paraphrased  text\nIt rained.", "It rained."),
+        ("It rained.", None),
+        ("Here it is. Paraphrased Text: It rained.", None),
+    ],
+)
+def test_prefixes(text: str, rest: str | None):
+    assert without_prefix(text, "Paraphrased Text:") == rest
+
+
+def test_one_segment_of_several_is_not_nearly_the_whole():
+    markers = [("One fine", "came out"), (".", ".")]
+    assert locate_segments(TEXT, markers, Limits(segments=(1, 4), min_segment_chars=1)) == "segment_length"
+
+
+GOLDEN = {
+    "refusal": ["I'm sorry, but I cannot do that.", "As an AI language model, I think so.", "I am unable to say.",
+                "抱歉，我无法回答。", "作为一个人工智能，我不知道。"],
+    "meta_phrase": ["This passage is about rain.", "According to the document, it rained.", "这段文字讲的是下雨。",
+                    "本文介绍了下雨。", "上述材料说下雨了。"],
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(("reason", "text"), [(reason, text) for reason, texts in GOLDEN.items() for text in texts])
+def test_phrases_in_both_languages(reason: str, text: str):
+    document = "下雨了，然后天晴。" if text[0] > "\u3000" else "It rained, then it was fair."
+    assert check_prose(text, document, LIMITS) == reason
+
+
+@given(st.text(), st.text())
+def test_rules_read_any_text(text: str, document: str):
+    for rules in (PROSE, CHAIN, QUESTION):
+        reason = first_failure(rules, text, document, LIMITS)
+        assert reason is None or reason in REASONS
+
+
+def test_every_rule_is_registered():
+    assert {reason for rules in (PROSE, CHAIN, QUESTION) for reason, _ in rules} <= set(REASONS)
+    assert verification_hash(LIMITS) != verification_hash(LIMITS, {"judge": {"model": "m"}})

@@ -1,0 +1,231 @@
+"""The ledger: what every request cost and what became of it; and the budget that ends a run before it costs too much.
+
+A budget holds for all that a run uses, answers from the log included, so that it falls at the same place however often
+the run was killed. Requests are admitted in their fixed order, as many at once as would stay within the budget if each
+took all the tokens that it may: a bound, not a guess, so that the budget is never passed. What was not asked is counted
+as `budget`; a later run with more finds every answer in the log. The ledger holds no clock.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import pyarrow as pa
+
+from pipelines.errors import RecipeError
+from synth.engines import EngineSettings
+from synth.protocol import Identity, Request, Response, Usage
+
+TEMPLATE_TOKENS = 64  # of a chat template, until one has been seen that takes more
+PROBE = 16  # documents that show what one costs, before the budget is shared out
+
+LEDGER = pa.schema(
+    [
+        ("request_key", pa.string()),
+        ("doc_id", pa.string()),
+        ("stage", pa.string()),
+        ("attempt", pa.int64()),
+        ("status", pa.string()),  # answered, truncated, refused, prompt_too_long, poison, not_recorded
+        ("http_code", pa.int64()),  # null where no server answered
+        ("error_class", pa.string()),  # empty, deterministic, poison, not_recorded
+        ("model", pa.string()),
+        ("prompt_tokens", pa.int64()),
+        ("cached_prompt_tokens", pa.int64()),
+        ("completion_tokens", pa.int64()),
+        ("finish_reason", pa.string()),
+        ("cost_usd", pa.float64()),  # null without prices
+        ("json_read", pa.string()),  # strict, or what had to be mended; empty for prose and for what is no JSON
+        ("verdict", pa.string()),  # empty where the answer passed, else the reason
+    ]
+)
+
+
+@dataclass(frozen=True)
+class Row:
+    """One line of the ledger; its columns are those of `LEDGER`."""
+
+    request_key: str
+    doc_id: str
+    stage: str
+    attempt: int
+    status: str
+    http_code: int | None
+    error_class: str
+    model: str
+    prompt_tokens: int
+    cached_prompt_tokens: int
+    completion_tokens: int
+    finish_reason: str
+    cost_usd: float | None
+    json_read: str = ""
+    verdict: str = ""
+
+    @property
+    def tokens(self) -> int:
+        """Read and written."""
+        return self.prompt_tokens + self.completion_tokens
+
+    @classmethod
+    def of(
+        cls, key: str, request: Request, response: Response, identity: Identity, prices: "Prices",
+        json_read: str = "", verdict: str = "",
+    ) -> "Row":  # fmt: skip
+        """The line of an answer.
+
+        Args:
+            key: of the request.
+            request: its metadata say who asked.
+            response: the answer.
+            identity: who answered.
+            prices: of tokens.
+            json_read: how its JSON was read.
+            verdict: why it was rejected.
+        """
+        usage, about = response.usage, request.metadata
+        status = {"stop": "answered", "length": "truncated"}.get(response.finish_reason, response.finish_reason)
+        return cls(
+            request_key=key, doc_id=about["doc_id"], stage=about["stage"], attempt=int(about["attempt"]),
+            status=status, http_code=response.raw.get("status") or None, error_class=response.error_class,
+            model=f"{identity.model} {identity.digest[:16]}".strip(), prompt_tokens=usage.prompt_tokens,
+            cached_prompt_tokens=usage.cached_tokens, completion_tokens=usage.completion_tokens,
+            finish_reason=response.finish_reason, cost_usd=prices.of(usage), json_read=json_read, verdict=verdict,
+        )  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Prices:
+    """US dollars per million tokens; None where they are not known."""
+
+    prompt: float | None
+    completion: float | None
+
+    @classmethod
+    def from_settings(cls, settings: EngineSettings) -> "Prices":
+        """Those of the recipe; one that is missing beside the other is nothing."""
+        prompt, completion = settings.price_per_million_prompt, settings.price_per_million_completion
+        known = prompt is not None or completion is not None
+        return cls(prompt or 0.0, completion or 0.0) if known else cls(None, None)
+
+    def of(self, usage: Usage) -> float | None:
+        """What a call cost."""
+        if self.prompt is None or self.completion is None:
+            return None
+        return (usage.prompt_tokens * self.prompt + usage.completion_tokens * self.completion) / 1e6
+
+
+@dataclass
+class Budget:
+    """How much may still be spent.
+
+    Attributes:
+        tokens: read and written together; None for no end.
+        usd: in US dollars; None for no end.
+        prices: of tokens.
+        ended: nothing more is asked: something did not fit.
+    """
+
+    tokens: int | None
+    usd: float | None
+    prices: Prices
+    ended: bool = False
+    _spent_tokens: int = 0
+    _spent_usd: float = 0.0
+    _template: int = TEMPLATE_TOKENS
+    _documents: int = field(default=0)
+
+    def __post_init__(self) -> None:
+        """Dollars need prices."""
+        if self.usd is not None and self.prices.prompt is None:
+            raise RecipeError(
+                "budget_usd needs engine.price_per_million_prompt and engine.price_per_million_completion"
+            )
+
+    @property
+    def unlimited(self) -> bool:
+        """Whether there is none."""
+        return self.tokens is None and self.usd is None
+
+    def admit(self, requests: Sequence[Request]) -> int:
+        """How many of these, from the first on, may be asked together; 0 ends the run's asking."""
+        if self.unlimited:
+            return len(requests)
+        tokens, usd, admitted = self._spent_tokens, self._spent_usd, 0
+        for request in requests if not self.ended else ():
+            most = Usage(prompt_tokens=_bytes(request) + self._template, completion_tokens=request.max_tokens)
+            tokens += most.prompt_tokens + most.completion_tokens
+            usd += self.prices.of(most) or 0.0
+            if (self.tokens is not None and tokens > self.tokens) or (self.usd is not None and usd > self.usd):
+                break
+            admitted += 1
+        self.ended = self.ended or (bool(requests) and not admitted)
+        return admitted
+
+    def spend(self, request: Request, response: Response) -> None:
+        """Count an answer, in the order of the requests."""
+        usage = response.usage
+        self._spent_tokens += usage.prompt_tokens + usage.completion_tokens
+        self._spent_usd += self.prices.of(usage) or 0.0
+        self._template = max(self._template, usage.prompt_tokens - _bytes(request))
+
+    def documents(self, most: int) -> int:
+        """How many documents to take through the stages together: at the end fewer, so that few are left half done.
+
+        Args:
+            most: with no end in sight.
+        """
+        if self.unlimited:
+            return most
+        if not self._documents:
+            return min(PROBE, most)
+        shares = []
+        if self.tokens is not None:
+            shares.append((self.tokens - self._spent_tokens) / max(1.0, self._spent_tokens / self._documents))
+        if self.usd is not None:
+            shares.append((self.usd - self._spent_usd) / max(1e-12, self._spent_usd / self._documents))
+        return max(1, min(most, int(min(shares) / 2)))
+
+    def finished(self, documents: int) -> None:
+        """So many documents are through the stages."""
+        self._documents += documents
+
+
+def _bytes(request: Request) -> int:
+    """A bound for the prompt's tokens: tokenizers that know every byte never take more than one for each."""
+    return sum(len(message.content.encode()) for message in request.messages)
+
+
+def summary(rows: Sequence[Row], accepted: set[str]) -> dict[str, Any]:
+    """What the ledger says in total.
+
+    Args:
+        rows: of the ledger.
+        accepted: ids whose samples were kept (`doc_id` of the ledger).
+
+    Returns:
+        Tokens, cost, the share of written tokens that accepted samples took (`yield`), cost per million of those.
+    """
+    written = sum(row.completion_tokens for row in rows)
+    kept = sum(row.completion_tokens for row in rows if row.doc_id in accepted)
+    costs = [row.cost_usd for row in rows if row.cost_usd is not None]
+    cost = sum(costs) if costs else None
+    mended: Mapping[str, int] = _count(row.json_read for row in rows)
+    return {
+        "answers": len(rows),
+        "prompt_tokens": sum(row.prompt_tokens for row in rows),
+        "cached_prompt_tokens": sum(row.cached_prompt_tokens for row in rows),
+        "completion_tokens": written,
+        "accepted_completion_tokens": kept,
+        "yield": kept / written if written else None,
+        "cost_usd": cost,
+        "cost_usd_per_million_accepted_tokens": cost / kept * 1e6 if cost is not None and kept else None,
+        "errors": _count(row.error_class for row in rows),
+        "json_read": mended,
+    }
+
+
+def _count(values: Any) -> dict[str, int]:
+    counts: dict[str, int] = {}
+    for value in values:
+        if value:
+            counts[value] = counts.get(value, 0) + 1
+    return dict(sorted(counts.items()))

@@ -1,0 +1,122 @@
+"""Screens that flows hand to synthesis, the verb's options for them, and what a run publishes of them."""
+
+import json
+from pathlib import Path
+
+import pyarrow.parquet as pq
+import pytest
+
+from flows.steps.screens import Language, PersonalData, UnsafeWords, screening_of
+from pipelines.errors import RecipeError
+from synth.recipe import SynthSettings
+from synth.screening import Candidate
+from synth.verification import REASONS, Limits
+from tests.flows.conftest import Works
+from tests.synth.conftest import CAVES, GOOD, Server, completion, stage_of, write_documents
+from tests.synth.conftest import server as one_server
+
+server = one_server
+
+ENGLISH = "Rain dissolves limestone over thousands of years and makes caves, which fill with air when the water falls."
+FRENCH = "La pluie dissout le calcaire pendant des milliers d'années et creuse des grottes, qui se remplissent d'air."
+
+
+def candidate(written: str, document: str = ENGLISH, language: str | None = "eng") -> Candidate:
+    return Candidate(
+        id="s", doc_id="d", unit="", language=language, document=document, question="", chain="", written=written,
+        text=f"{written}\n\n{document}", row={},
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("written", "document", "detail"),
+    [
+        ("Write to anna.schmidt@webmail.org today.", ENGLISH, "email"),
+        ("Write to anna.schmidt@webmail.org today.", "It is anna.schmidt@webmail.org again.", ""),
+        ("Nothing of the kind.", ENGLISH, ""),
+    ],
+)
+def test_personal_data_that_the_document_has_not(written: str, document: str, detail: str):
+    [finding] = PersonalData().judge([candidate(written, document)], Limits())
+    assert (finding.reason, finding.detail) == ("personal_data" if detail else None, detail)
+
+
+def test_listed_words_that_the_document_has_not(tmp_path: Path):
+    (tmp_path / "en").write_text("fiddlesticks\n")
+    said = [candidate("Oh fiddlesticks!"), candidate("Oh fiddlesticks!", "fiddlesticks"), candidate("Oh dear!"),
+            candidate("Oh fiddlesticks!", language="fra")]  # fmt: skip
+    found = [finding.reason for finding in UnsafeWords(tmp_path).judge(said, Limits())]
+    assert found == ["unsafe_words", None, None, None]
+
+
+@pytest.mark.parametrize(
+    ("written", "document", "reason"),
+    [(FRENCH, ENGLISH, "language_mismatch"), (ENGLISH, ENGLISH, None), (FRENCH, FRENCH, None), ("Oui.", ENGLISH, None)],
+)
+def test_other_languages_of_one_script(written: str, document: str, reason: str | None):
+    assert [finding.reason for finding in Language().judge([candidate(written, document)], Limits())] == [reason]
+
+
+def test_screens_are_the_recipes(tmp_path: Path):
+    off = SynthSettings.model_validate({"screen": {"language": False, "personal_data": False}})
+    assert screening_of(off).hooks == []
+    assert [screen.name for screen in screening_of(SynthSettings()).hooks] == ["language", "personal_data"]
+    with pytest.raises(RecipeError, match="grounding needs a language model"):
+        screening_of(SynthSettings.model_validate({"grounding": {}}))
+
+
+@pytest.fixture
+def documents(tmp_path: Path) -> Path:
+    return write_documents(tmp_path / "d.parquet", {"caves": CAVES})
+
+
+def options(server: Server) -> list[object]:
+    sets = ("engine.name=endpoint", f"engine.url={server.url}", "engine.model_name=m", "min_chars=100")
+    return [word for name in sets for word in ("--set", name)]
+
+
+def test_grounding_by_the_verb(works: Works, tmp_path: Path, documents: Path, server: Server, tiny_model: Path):
+    given = [*options(server), "--grounding", tiny_model]
+    done = works("synth", documents, "-o", "kept", *given, "--set", "limits.min_grounding_gain=-100")
+    assert done["counts"]["kept"] == 1
+    [sample] = pq.read_table(tmp_path / "kept" / "samples").to_pylist()
+    facts = dict(sample["metadata"])
+    nats = float(facts["grounding_alone_nats"]) - float(facts["grounding_given_nats"])
+    assert nats / int(facts["grounding_bytes"]) == pytest.approx(float(facts["grounding_gain_nats_per_byte"]), abs=1e-7)
+    assert int(facts["grounding_bytes"]) <= len(CAVES.encode())
+    done = works("synth", documents, "-o", "gone", *given, "--set", "limits.min_grounding_gain=100")
+    assert done["counts"]["rejected"] == {"no_grounding_gain": 1}
+    [reject] = pq.read_table(tmp_path / "gone" / "rejects").to_pylist()
+    assert dict(reject["facts"])["grounding_gain_nats_per_byte"] == facts["grounding_gain_nats_per_byte"]
+
+
+def test_benchmarks_and_report_by_the_verb(works: Works, tmp_path: Path, documents: Path, server: Server):
+    item = "Over 10,000 years the acid dissolves the rock along its cracks. The cracks widen into passages."
+    (tmp_path / "bench.jsonl").write_text(json.dumps({"id": "q1", "question": item}) + "\n")
+    done = works("synth", documents, "-o", "s", *options(server), "--benchmarks", tmp_path / "bench.jsonl")
+    assert (done["counts"]["rejected"], server.calls) == ({"contaminated": 1}, [])
+    report = json.loads((tmp_path / "s" / "report.json").read_text())
+    assert (report["units"], report["accepted"], report["reasons"][0]["reason"]) == (1, 0, "contaminated")
+    assert (tmp_path / "s" / "report.svg").read_text().startswith("<svg")
+    assert [row["item"] for row in pq.read_table(tmp_path / "s" / "contamination.parquet").to_pylist()] == ["q1"]
+
+
+def test_a_judge_by_the_verb(works: Works, tmp_path: Path, documents: Path, server: Server, tiny_model: Path):
+    given = ["--judge", tiny_model, "--set", "judge.sampling.max_tokens=4"]
+    server.answer = lambda body: completion(GOOD[stage_of(body["messages"][0]["content"])])
+    done = works("synth", documents, "-o", "s", *options(server), *given)
+    assert done["counts"]["rejected"] == {"judge_unreadable": 1}
+    assert (tmp_path / "s" / "judge" / "responses.jsonl").is_file()
+
+
+def test_a_model_does_not_judge_itself(fails, documents: Path, tiny_model: Path):
+    fails(2, "the judge is the generator", "synth", documents, "--model", tiny_model, "--judge", tiny_model, "-o", "s",
+          "--set", "min_chars=100")  # fmt: skip
+
+
+def test_every_rule_stands_in_the_reference():
+    from flows.reference import pages
+
+    page = pages()["synthesis-rules.md"]
+    for reason, (version, meaning) in REASONS.items():
+        assert f"| `{reason}` | {version} | {meaning} |" in page

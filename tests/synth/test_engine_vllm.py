@@ -1,0 +1,76 @@
+"""What vLLM's engines do beyond what all engines do; all of it slow."""
+
+import importlib.util
+import json
+import multiprocessing
+from contextlib import closing
+from pathlib import Path
+
+import pytest
+import torch
+
+from pipelines.errors import DataError, StepError
+from synth.engines import EngineSettings, open_engine
+from tests.synth.chat_model import answers, ask
+from trainer.checkpoint import save_model
+from trainer.export import export_hf
+from trainer.model import Decoder
+from trainer.recipe import ModelSettings
+
+needs_vllm = pytest.mark.skipif(importlib.util.find_spec("vllm") is None, reason="needs vLLM; make setup-vllm")
+PROMPTS = ("Soil is", "Clay is", "Loam holds water.", "", "Ton, Sand und Schluff: Lehm", "土壤", "1 + 1 =", "x" * 40)
+DENSE = ModelSettings(
+    layers=2, width=64, heads=2, kv_heads=1, head_dim=32, ffn_width=96, vocab_size=320, max_sequence=128
+)
+MOE = ModelSettings(
+    layers=3, width=64, heads=2, kv_heads=1, head_dim=32, ffn_width=96, vocab_size=320, max_sequence=128,
+    experts=8, experts_per_token=3, expert_width=32, shared_experts=2, dense_layers=1, routed_scaling=2.5,
+)  # fmt: skip
+
+
+@pytest.mark.slow
+@needs_vllm
+@pytest.mark.parametrize("shape", [DENSE, MOE], ids=["qwen3", "dots1"])
+def test_vllm_writes_what_transformers_writes_from_an_export(tmp_path: Path, tiny_model: Path, shape: ModelSettings):
+    torch.manual_seed(1)
+    network = Decoder(shape)
+    with torch.no_grad():
+        for name, tensor in sorted(network.state_dict().items()):
+            tensor.normal_(1.0 if "norm" in name else 0.0, 0.2)
+    save_model(tmp_path / "native", network)
+    export_hf(tmp_path / "native", tmp_path / "hf", tiny_model)
+    requests = [ask(content, max_tokens=40) for content in PROMPTS]
+    before = set(multiprocessing.active_children())
+    with closing(open_engine(EngineSettings(name="vllm"), tmp_path / "hf")) as engine:
+        found = answers(engine, *requests)
+        assert set(multiprocessing.active_children()) > before
+    assert set(multiprocessing.active_children()) == before
+    assert found == answers(open_engine(EngineSettings(), tmp_path / "hf"), *requests)
+    assert len({response.text for response in found}) == len(PROMPTS)
+
+
+@pytest.mark.slow
+@needs_vllm
+@pytest.mark.skipif(torch.cuda.is_available(), reason="GPU kernels take other heads")
+@pytest.mark.parametrize("serve", [False, True], ids=["offline", "serve"])
+def test_heads_without_a_cpu_kernel_are_named(tiny_model: Path, tmp_path: Path, serve: bool):
+    engine = open_engine(EngineSettings(name="vllm", serve=serve), tiny_model, tmp_path)
+    with pytest.raises(DataError, match="attention heads of 8, vLLM on the CPU takes 32, 64"):
+        answers(engine, ask())
+
+
+@pytest.mark.slow
+@needs_vllm
+@pytest.mark.parametrize("serve", [False, True], ids=["offline", "serve"])
+def test_a_model_that_vllm_cannot_load_is_one_line(tmp_path: Path, chat_model: Path, serve: bool):
+    folder = tmp_path / "model"
+    folder.mkdir()
+    for file in chat_model.iterdir():
+        (folder / file.name).write_bytes(file.read_bytes())
+    config = json.loads((chat_model / "config.json").read_bytes()) | {
+        "architectures": ["NobodyKnows"],
+        "model_type": "no",
+    }
+    (folder / "config.json").write_text(json.dumps(config))
+    with pytest.raises(StepError, match=r"did not start on [^\n]*$"):
+        answers(open_engine(EngineSettings(name="vllm", serve=serve), folder, tmp_path), ask())

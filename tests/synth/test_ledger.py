@@ -1,0 +1,115 @@
+from dataclasses import fields
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from pipelines.errors import RecipeError
+from synth.engines import EngineSettings
+from synth.ledger import LEDGER, Budget, Prices, Row, summary
+from synth.protocol import Identity, Message, Request, Response, Usage
+
+NONE = Prices(None, None)
+IDENTITY = Identity(model="m", digest="d" * 64, backend="endpoint", version="1")
+
+
+def ask(content: str = "abcd", limit: int = 10, seed: int = 0) -> Request:
+    about = {"doc_id": f"d{seed}", "stage": "s", "attempt": "0"}
+    return Request(messages=(Message(role="user", content=content),), max_tokens=limit, temperature=0, top_p=1,
+                   seed=seed, metadata=about)  # fmt: skip
+
+
+def said(prompt: int, completion: int, finish: str = "stop", **raw) -> Response:
+    usage = Usage(prompt_tokens=prompt, completion_tokens=completion)
+    return Response.model_validate({"text": "x", "finish_reason": finish, "usage": usage, "raw": raw})
+
+
+def test_columns_are_the_fields():
+    assert LEDGER.names == [field.name for field in fields(Row)]
+
+
+@pytest.mark.parametrize(
+    ("finish", "raw", "status", "code", "error"),
+    [("stop", {"status": 200}, "answered", 200, ""), ("stop", {}, "answered", None, ""),
+     ("length", {"status": 200}, "truncated", 200, ""), ("refused", {"status": 422}, "refused", 422, "deterministic"),
+     ("prompt_too_long", {}, "prompt_too_long", None, "deterministic"),
+     ("poison", {"status": 0}, "poison", None, "poison"), ("not_recorded", {}, "not_recorded", None, "not_recorded")],
+)  # fmt: skip
+def test_every_end_has_its_status(finish: str, raw: dict, status: str, code: int | None, error: str):
+    row = Row.of("k", ask(), said(5, 2, finish, **raw), IDENTITY, NONE)
+    assert (row.status, row.http_code, row.error_class, row.tokens) == (status, code, error, 7)
+    assert row.model == "m dddddddddddddddd"
+
+
+def test_a_price_that_is_missing_beside_another_is_nothing():
+    assert Prices.from_settings(EngineSettings(price_per_million_completion=3.0)) == Prices(0.0, 3.0)
+    assert Prices.from_settings(EngineSettings()).of(Usage(prompt_tokens=5)) is None
+
+
+def test_without_a_budget_all_may_be_asked_together():
+    budget = Budget(None, None, NONE)
+    assert (budget.admit([ask()] * 50), budget.documents(1024)) == (50, 1024)
+
+
+def test_as_many_are_admitted_as_fit_if_each_took_all_it_may():
+    most = 4 + 64 + 10  # bytes, template, ceiling
+    assert Budget(3 * most, None, NONE).admit([ask()] * 5) == 3
+    assert Budget(3 * most - 1, None, NONE).admit([ask()] * 5) == 2
+
+
+def test_dollars_bound_as_tokens_do():
+    prices = Prices(1.0, 2.0)
+    most = (4 + 64 + 2 * 10) / 1e6
+    assert Budget(None, 3.5 * most, prices).admit([ask()] * 5) == 3
+    with pytest.raises(RecipeError, match="price_per_million"):
+        Budget(None, 1.0, NONE)
+
+
+def test_once_something_does_not_fit_nothing_more_is_asked():
+    budget = Budget(100, None, NONE)
+    assert budget.admit([ask("x" * 90), ask()]) == 0
+    assert (budget.admit([ask()]), budget.ended) == (0, True)
+
+
+def test_a_longer_template_is_learnt():
+    budget = Budget(10_000, None, NONE)
+    budget.spend(ask(), said(504, 0))
+    assert budget.admit([ask()] * 50) == (10_000 - 504) // (4 + 500 + 10)
+
+
+def test_groups_shrink_towards_the_end():
+    budget, sizes = Budget(100_000, None, NONE), []
+    for _ in range(14):
+        sizes.append(size := budget.documents(1024))
+        for number in range(size):
+            budget.spend(ask(seed=number), said(90, 10))
+        budget.finished(size)
+    assert sizes[:4] == [16, 492, 246, 123]
+    assert sizes[-1] == 1
+
+
+@given(st.integers(1, 5000), st.lists(st.tuples(st.integers(0, 80), st.integers(1, 60), st.floats(0, 1)), max_size=60))
+def test_a_budget_is_never_passed(tokens: int, costs: list[tuple[int, int, float]]):
+    budget, spent = Budget(tokens, None, NONE), 0
+    requests = [ask("x" * chars, limit, seed) for seed, (chars, limit, _) in enumerate(costs)]
+    at = 0
+    while count := budget.admit(requests[at:]):
+        for (chars, limit, share), request in zip(costs[at : at + count], requests[at : at + count], strict=True):
+            response = said(int(share * (chars + 64)), int(share * limit))
+            spent += response.usage.prompt_tokens + response.usage.completion_tokens
+            budget.spend(request, response)
+        at += count
+    assert spent <= tokens
+    assert at == len(requests) or budget.ended
+
+
+def test_the_summary_speaks_of_what_was_accepted():
+    prices = Prices(0.0, 100.0)
+    rows = [Row.of("k", ask(seed=n), said(10, 5), IDENTITY, prices, "strict") for n in range(4)]
+    rows.append(Row.of("k", ask(seed=4), said(10, 0, "poison"), IDENTITY, prices))
+    found = summary(rows, {"d0"})
+    assert (found["completion_tokens"], found["accepted_completion_tokens"], found["yield"]) == (20, 5, 0.25)
+    assert found["cost_usd"] == pytest.approx(20 * 100 / 1e6)
+    assert found["cost_usd_per_million_accepted_tokens"] == pytest.approx(400.0)
+    assert (found["errors"], found["json_read"]) == ({"poison": 1}, {"strict": 4})
+    assert summary([], set())["yield"] is None
