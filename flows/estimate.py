@@ -44,7 +44,7 @@ class Rate(NamedTuple):
 
 
 RATES = {
-    "extract": Rate(153, "pages per CPU second", PAGE_BYTES),  # by the whole verb
+    "extract": Rate(220, "pages per CPU second", PAGE_BYTES),  # by the whole verb
     "language": Rate(1200, "to 1,500 web texts of 2.6 kB", 2600),  # the lower end
     "filter": Rate(10.4),  # all rule sets
     "near duplicates": Rate(41.6),  # signatures

@@ -58,15 +58,13 @@ def extract_page(html: str, comments: bool = False, links: bool = False, max_dep
     if tree is None:
         return Extracted("")
     title = title_of(tree)
-    body = tree.find("body")
-    if body is None:
-        body = tree
+    body = body_of(tree)
     declared = read_declared(page.json_ld) if page.json_ld else None
     if declared is not None and not (declared.body or declared.recipe):
         declared = None
     shown = " ".join(body.itertext()) if declared else ""
     if not strip(body) and (again := parse(page.html)) is not None:
-        body = again
+        body = body_of(again)
     content = find_content(body, comments)
     text = clean_lines(render(content.root, links))
     if content.share < UNSURE_SHARE or (is_short(text) and content.unlinked > UNSURE_GAIN * len(text)):
@@ -76,6 +74,12 @@ def extract_page(html: str, comments: bool = False, links: bool = False, max_dep
     if declared is not None:
         text = reconcile(text, declared, shown)
     return Extracted(text.replace(SOFT_HYPHEN, ""), title.replace(SOFT_HYPHEN, ""))
+
+
+def body_of(tree: etree._Element) -> etree._Element:
+    """The body of a page, or all of it where the markup has none."""
+    body = tree.find("body")
+    return tree if body is None else body
 
 
 def is_short(text: str) -> bool:

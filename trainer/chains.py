@@ -3,7 +3,7 @@
 Each question gives up to three items of two choices, the chain and a copy that is corrupted in one way; an item is
 passed when the right chain has the lower perplexity (`acc_ppl` of `loam eval`). Unlike answers, preferences change long
 before a small model can reason (CCI4.0, arXiv:2506.07463, table 5; its corrupted chains are a model's, these are made
-by rule, so that what is wrong with each is known).
+by rule, so that what was changed is known).
 """
 
 import gzip
@@ -24,9 +24,11 @@ from trainer.eval_items import ANSWER, EvalItem, write_items
 
 QUESTIONS = ("question", "query", "problem", "context")
 CHAINS = ("chain", "chain_of_thought", "solution", "answer")
+PREFIX = "pplpass_"  # of such benchmarks' names; what tells them from questions with answers
 CALCULATOR = re.compile(r"<<[^<>]*>>")  # GSM8K's annotations: they repeat each result
 NUMBER = re.compile(r"\d+(?:\.\d+)?")
 OPERATOR = re.compile(r"(?<=[\w)\]}$ ])([+\-*/×÷])(?=[\w(\[{$ ])")
+RESULT = re.compile(r"=\s*[\\$({]*(\d+(?:\.\d+)?)")
 OPPOSITE = {"+": "-", "-": "+", "*": "/", "/": "*", "×": "÷", "÷": "×"}
 
 
@@ -46,7 +48,7 @@ class ChainSettings(Section):
 
 
 def make_chain_items(files: Mapping[str, Path], work: Path, settings: ChainSettings) -> Outcome:
-    """Write `items/<name>_<corruption>.jsonl` for the corruptions `number`, `operator` and `order`.
+    """Write `items/pplpass_<name>_<corruption>.jsonl` for the corruptions `number`, `operator` and `order`.
 
     Args:
         files: as `settings.files`, resolved.
@@ -91,7 +93,7 @@ def chain_items(file: Path, name: str, settings: ChainSettings) -> tuple[dict[st
             if wrong is not None and wrong != chain:
                 gold = rank >> 7 & 1
                 choices = (right, f" {wrong}") if gold == 0 else (f" {wrong}", right)
-                benchmark = f"{name}_{kind}"
+                benchmark = f"{PREFIX}{name}_{kind}"
                 items.setdefault(benchmark, []).append(EvalItem(identity, benchmark, query, choices, gold))
                 made += 1
         unused["nothing_to_corrupt"] += not made
@@ -99,24 +101,22 @@ def chain_items(file: Path, name: str, settings: ChainSettings) -> tuple[dict[st
 
 
 def wrong_number(chain: str, rank: int) -> str | None:
-    """One number, drawn among those after an equals sign or else among all, is another from there on.
+    """One result, a number after an equals sign, is another number from there on.
 
     It keeps its number of digits, so that length betrays nothing.
     """
-    found = list(NUMBER.finditer(chain))
-    results = [match for match in found if re.search(r"=\s*[\\$({]*$", chain[: match.start()])]
-    if not (drawn := results or found):
+    found = list(RESULT.finditer(chain))
+    if not found:
         return None
-    chosen = drawn[rank % len(drawn)]
-    old = chosen.group()
-    other = _other_digits(old, rank)
-    rest = re.sub(rf"(?<![\d.]){re.escape(old)}(?!\d|\.\d)", other, chain[chosen.start() :])
-    return chain[: chosen.start()] + rest
+    chosen = found[rank % len(found)]
+    old, start = chosen.group(1), chosen.start(1)
+    rest = re.sub(rf"(?<![\d.]){re.escape(old)}(?!\d|\.\d)", _other_digits(old, rank), chain[start:])
+    return chain[:start] + rest
 
 
 def wrong_operator(chain: str, rank: int) -> str | None:
-    """One sign of arithmetic is its opposite."""
-    found = [match for match in OPERATOR.finditer(chain) if _between_numbers(chain, match)]
+    """One sign of arithmetic, before an equals sign of its line, is its opposite."""
+    found = [match for match in OPERATOR.finditer(chain) if _is_arithmetic(chain, match)]
     if not found:
         return None
     chosen = found[rank % len(found)]
@@ -124,10 +124,15 @@ def wrong_operator(chain: str, rank: int) -> str | None:
 
 
 def wrong_order(chain: str, rank: int) -> str | None:
-    """Two lines have changed places, never the last one, which holds the answer."""
+    """Two lines have changed places, of which the later one uses a result of the earlier; never the last line."""
     lines = chain.split("\n")
-    steps = [number for number, line in enumerate(lines[:-1]) if line.strip()]
-    pairs = [(a, b) for i, a in enumerate(steps) for b in steps[i + 1 :] if lines[a] != lines[b]]
+    results = [{match.group(1) for match in RESULT.finditer(line)} for line in lines]
+    pairs = [
+        (a, b)
+        for a in range(len(lines) - 1)
+        for b in range(a + 1, len(lines) - 1)
+        if results[a] & (set(NUMBER.findall(lines[b])) - results[b])
+    ]
     if not pairs:
         return None
     first, second = pairs[rank % len(pairs)]
@@ -149,10 +154,10 @@ def _other_digits(number: str, rank: int) -> str:
     return f"{number[:at]}{moved}{number[at + 1 :]}"
 
 
-def _between_numbers(chain: str, match: re.Match[str]) -> bool:
-    """Whether digits stand on both sides: a hyphen or a slash between words is no arithmetic."""
+def _is_arithmetic(chain: str, match: re.Match[str]) -> bool:
+    """Whether numbers stand on both sides and an equals sign later in the line: not `2020 / 21`, not `well-known`."""
     left, right = chain[: match.start()].rstrip(" )]}$"), chain[match.end() :].lstrip(" ([{$\\")
-    return left[-1:].isdigit() and right[:1].isdigit()
+    return left[-1:].isdigit() and right[:1].isdigit() and "=" in right.partition("\n")[0]
 
 
 def _pair(row: Any) -> tuple[str, str] | None:

@@ -19,6 +19,7 @@ from pipelines.errors import DataError
 from pipelines.files import write_atomically
 from pipelines.shards import Blend, ShardSet
 from pipelines.store import Outcome
+from trainer.chains import PREFIX
 
 ARMS = ("without", "with")
 
@@ -129,6 +130,6 @@ def _metrics(evaluation: Mapping[str, Any]) -> Iterator[tuple[str, float]]:
         yield "bits_per_byte/all", evaluation["all_domains"]["bits_per_byte"]
     for benchmark, found in evaluation["benchmarks"].items():
         if found["items"]:
-            # items of a right and a corrupted chain are passed by perplexity, others by likelihood per character
-            yield f"accuracy/{benchmark}", found["acc_norm" if benchmark.startswith("cloze_") else "acc_ppl"]
+            # a right and a corrupted chain are told apart by perplexity, answers by likelihood per character
+            yield f"accuracy/{benchmark}", found["acc_ppl" if benchmark.startswith(PREFIX) else "acc_norm"]
             yield f"gold_probability/{benchmark}", found["gold_probability"]

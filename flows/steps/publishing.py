@@ -33,10 +33,10 @@ def _publish_dataset(recipe: RunRecipe) -> Step:
         lineage = {
             "recipe": recipe.name,
             "funnel": _manifests(place, FUNNEL),
-            "synth": _manifests(place, ("synth", "synth_clean")),
+            "synth": _manifests(place, ("synth",)),
             "licences": licences_of(recipe),
         }
-        documents = place.by_domain("bucketed") | {recipe.synth.sample_domain: place.documents("synth_clean")}
+        documents = place.by_domain("bucketed") | {recipe.synth.sample_domain: place.documents("synth", "samples")}
         held_out = held_out_ids(place)
         shutil.copyfile(place.folder / RECIPE, work / RECIPE)
         rejects = sorted(place.of("synth").glob("rejects/part-*.parquet"))
@@ -44,7 +44,7 @@ def _publish_dataset(recipe: RunRecipe) -> Step:
 
     return Step("publish_dataset", action, "Parquet splits and a dataset card",
                 plain(run=recipe),
-                [*FUNNEL, "bucketed", "synth", "synth_clean", "plain_tokens"],
+                [*FUNNEL, "bucketed", "synth", "plain_tokens"],
                 ("pipelines", "flows"))  # fmt: skip
 
 
@@ -70,7 +70,7 @@ def _report(recipe: RunRecipe) -> Step:
 
     parents = (
         "collect", *FUNNEL, "quality_model", "items", "tokenizer", "plain_tokens", "language_model", "perplexity",
-        "buckets", "bucketed", "synth", "synth_clean", "tokens", "swarm", "proxies", "law", "confirm", "mixture",
+        "buckets", "bucketed", "synth", "tokens", "swarm", "proxies", "law", "confirm", "mixture",
         "train", "export",        "evaluate", "publish_dataset", "publish_model",
     )  # fmt: skip
     return Step(

@@ -42,7 +42,7 @@ def result(arm: str, seed: int, bits: float, passed: float) -> dict[str, Any]:
     return {
         "id": f"{arm}-seed{seed}",
         "seed": seed,
-        "evaluation": {"domains": domains, "benchmarks": {"gsm_number": item}},
+        "evaluation": {"domains": domains, "benchmarks": {"pplpass_gsm_number": item}},
     }
 
 
@@ -51,11 +51,11 @@ def test_differences_are_paired_and_signed():
     found = compare_arms([result(arm, seed, 2 + spread[seed] + shift + wobble * seed, 0.5 + gain + wobble * seed)
                           for arm, shift, gain, wobble in (("without", 0, 0, 0), ("with", 0.1, 0.2, 0.001))
                           for seed in range(3)])  # fmt: skip
-    bits, passed = found["bits_per_byte/web"], found["accuracy/gsm_number"]
+    bits, passed = found["bits_per_byte/web"], found["accuracy/pplpass_gsm_number"]
     assert (bits["verdict"], passed["verdict"]) == ("worse", "better")
     assert bits["difference"] == pytest.approx(0.101)
     assert passed["difference"] == pytest.approx(0.201)
     # Student's t at 97.5% with 2 degrees of freedom is 4.3027; the spread of the differences is 0.001
     half = 4.302653 * 0.001 / 3**0.5
     assert bits["interval95"] == pytest.approx([0.101 - half, 0.101 + half])
-    assert found["gold_probability/gsm_number"]["verdict"] == "inconclusive"
+    assert found["gold_probability/pplpass_gsm_number"]["verdict"] == "inconclusive"

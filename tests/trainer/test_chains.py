@@ -32,9 +32,11 @@ def test_one_thing_is_wrong(kind: str, rank: int, wrong: str):
     ("kind", "chain"),
     [
         ("number", "No digit here."),
+        ("number", "In step 1 nothing is computed."),
         ("operator", "a well-known either/or, 5 apples - or so"),
-        ("order", "One step.\nThe answer."),
-        ("order", "The same.\nThe same.\nThe answer."),
+        ("operator", "in the season 2020 / 21"),
+        ("order", "1 + 1 = 2\nThe answer is 2."),
+        ("order", "1 + 1 = 2\n3 + 4 = 7\nThe answer is 9."),  # neither line needs the other
     ],
 )
 def test_what_cannot_be_wrong_is_left(kind: str, chain: str):
@@ -54,19 +56,19 @@ def test_items_of_a_file(tmp_path: Path):
     path.write_bytes(gzip.compress(b"".join(json.dumps(row).encode() + b"\n" for row in rows) + b"not json\n", mtime=0))
     items, unused = chain_items(path, "gsm", ChainSettings())
     assert unused == {"no_question_or_chain": 3, "nothing_to_corrupt": 1}
-    (item,) = items["gsm_order"]
+    (item,) = items["pplpass_gsm_order"]
     assert item.query == "Question: How many?\nAnswer:"
     assert item.choices[item.gold] == " 48/2 = 24\n24+48 = 72\n#### 72"
     assert item.choices[1 - item.gold] == " 24+48 = 72\n48/2 = 24\n#### 72"
     metrics = make_chain_items({"gsm": path}, tmp_path / "out", ChainSettings()).metrics
-    assert set(metrics) == {"gsm_number", "gsm_operator", "gsm_order"}
-    assert load_items(tmp_path / "out" / "items" / "gsm_order.jsonl")[0] == [item]
+    assert set(metrics) == {f"pplpass_gsm_{kind}" for kind in ("number", "operator", "order")}
+    assert load_items(tmp_path / "out" / "items" / "pplpass_gsm_order.jsonl")[0] == [item]
 
 
 def test_right_chains_stand_first_as_often_as_second(shared: Path):
     items, _ = chain_items(shared / "math" / "gsm8k" / "train.jsonl.gz", "gsm8k", ChainSettings(items=1000))
-    assert {kind: len(group) for kind, group in items.items()}["gsm8k_number"] == 1000
-    first = [item.gold == 0 for item in items["gsm8k_number"]]
+    assert {kind: len(group) for kind, group in items.items()}["pplpass_gsm8k_number"] > 980
+    first = [item.gold == 0 for item in items["pplpass_gsm8k_number"]]
     assert 0.45 < sum(first) / len(first) < 0.55
 
 
