@@ -5,10 +5,11 @@ token, the logarithm of the perplexity: a group shares one tokenizer and mostly 
 would rank nearly alike. Fitting and applying are separate, and cut-offs refuse the scores of another policy.
 """
 
+import contextlib
 import json
 import math
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, Literal
@@ -33,6 +34,7 @@ from pipelines.store import Outcome
 CONVENTION = "high = LOWEST perplexity; a value equal to a cut-off belongs to the better bucket"
 HIGH, MID, LOW, UNSCORED, DROPPED = "high", "mid", "low", "unscored", "dropped"
 BUCKETS_SCHEMA = pa.schema([("id", pa.string()), ("bucket", pa.string()), ("value", pa.float64())])
+POLICY_FILE = "policy.json"
 MEASURES = {"nats_per_token": "scored_tokens", "nats_per_byte": "bytes"}
 
 
@@ -105,7 +107,7 @@ class Cutoffs(BaseModel):
 
 
 def buckets(files: Sequence[Path], work: Path, settings: BucketSettings, cutoffs: Path | None = None) -> Outcome:
-    """Name each document's bucket; writes `cutoffs.json` and `buckets.parquet`.
+    """Name each document's bucket; writes `cutoffs.json` and `buckets.parquet`, and keeps the scores' `policy.json`.
 
     Args:
         files: of `loam perplexity`.
@@ -122,7 +124,10 @@ def buckets(files: Sequence[Path], work: Path, settings: BucketSettings, cutoffs
     """
     fitted = read_cutoffs(cutoffs) if cutoffs else fit_buckets(files, settings)
     write_atomically(work / "cutoffs.json", (fitted.model_dump_json(indent=1) + "\n").encode())
-    table, drift = _applied(files, fitted)
+    policy = _policy_beside(cutoffs or files[0])
+    table, drift = _applied(files, fitted, policy)
+    if policy:  # so that scores of another policy can be told what differs
+        write_atomically(work / POLICY_FILE, (json.dumps(policy, indent=1, sort_keys=True) + "\n").encode())
     _write(table, work / "buckets.parquet")
     found = Counter(table["bucket"].to_pylist())
     metrics = {"buckets": dict(sorted(found.items())), "policy": fitted.policy, "drift": drift}
@@ -189,11 +194,28 @@ def apply_cutoffs(score_files: Sequence[Path], cutoffs: Cutoffs) -> pa.Table:
     return _applied(score_files, cutoffs)[0]
 
 
-def _applied(score_files: Sequence[Path], cutoffs: Cutoffs) -> tuple[pa.Table, dict[str, float]]:
+def _policy_beside(file: Path) -> dict[str, Any]:
+    """What `policy.json` says in the nearest folder above a file; empty where there is none."""
+    for folder in list(file.absolute().parents)[:4]:
+        with contextlib.suppress(OSError, ValueError):
+            return dict(json.loads((folder / POLICY_FILE).read_bytes()))
+    return {}
+
+
+def _differences(one: Mapping[str, Any], other: Mapping[str, Any]) -> str:
+    """In words, where two policies differ; nothing where one is not at hand."""
+    keys = sorted(key for key in {*one, *other} if one.get(key) != other.get(key)) if one and other else []
+    return "".join(f"; {key}: {one.get(key)} there, {other.get(key)} here" for key in keys)
+
+
+def _applied(
+    score_files: Sequence[Path], cutoffs: Cutoffs, fitted_by: Mapping[str, Any] | None = None
+) -> tuple[pa.Table, dict[str, float]]:
     """`apply_cutoffs`, and the drift of each group."""
     if (found := policy_in(score_files)) != cutoffs.policy:
+        differs = _differences(fitted_by or {}, _policy_beside(score_files[0]))
         raise DataError(
-            f"cut-offs were fitted under policy {cutoffs.policy}, these scores have {found}; fit them again"
+            f"cut-offs were fitted under policy {cutoffs.policy}, these scores have {found}{differs}; fit them again"
         )
     columns = ("high_at_most", "mid_at_most", "drop_above", "documents")
     known = pl.DataFrame(

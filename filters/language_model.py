@@ -7,6 +7,7 @@ py3langid 0.4, a fork of langid.py (Lui and Baldwin, 2012).
 """
 
 import functools
+from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
@@ -14,9 +15,11 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from filters.code_lines import windows_of
-from filters.language_ngrams import load_ngrams, propose, weigh
+from filters.language_ngrams import MODEL, load_ngrams, propose, weigh
 from filters.text_memory import buffers_of
 from pipelines.compiled import kernel
+from pipelines.files import sha256_of
+from pipelines.manifest import digest_of
 
 UNDETERMINED = "und"
 CODE = "zxx"
@@ -83,6 +86,14 @@ def load_model() -> tuple[Model, tuple[str, ...]]:
         merged_C=np.array([classes.index(label) for label in classes]),
     )
     return model, tuple(ISO_639_3.get(label, label) for label in classes)
+
+
+@functools.cache
+def model_digest() -> str:
+    """Of the files of both models."""
+    from py3langid import langid
+
+    return digest_of([sha256_of(Path(langid.__file__).parent / langid.MODEL_FILE), sha256_of(MODEL)])[:16]
 
 
 @functools.cache

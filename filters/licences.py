@@ -19,7 +19,7 @@ from pydantic import Field
 
 from filters.licence_names import parse, passes, spdx_of, written
 from pipelines.block import Block
-from pipelines.document import DROPPED, with_column, with_fate
+from pipelines.document import DROPPED, stated_licences, with_column, with_fate
 from pipelines.execute import parts_of, transform
 from pipelines.recipe import Section
 from pipelines.store import Outcome
@@ -80,16 +80,6 @@ class LicenceSettings(Section):
         if licence is None:
             return "licence.unknown" if self.drops_unknown else None
         return None if passes(licence, self.allow, self.deny) else f"licence.{licence}"
-
-
-def stated_licences(metadata: pa.Array) -> pa.Array:
-    """What sources state: string (N,), `licence` or `license` of the metadata, null where there is neither."""
-    found = pa.nulls(len(metadata), pa.string())
-    for key in ("licence", "license"):
-        value = pc.map_lookup(metadata, pa.scalar(key), "first")
-        blank = pc.equal(pc.utf8_trim_whitespace(value), "")
-        found = pc.coalesce(found, pc.if_else(blank, pa.scalar(None, pa.string()), value))
-    return found
 
 
 def detected_licences(texts: pa.Array, prose: bool = False) -> pa.Array:

@@ -22,7 +22,7 @@ from pydantic import Field
 from filters.list_sources import how_to_get, list_path
 from filters.url_lists import Entries, compile_entries, match_addresses
 from filters.verdict import first_failure
-from filters.word_lists import Trie, compile_words, count_words
+from filters.word_lists import Trie, compile_words, count_words, words_in
 from pipelines.block import Block
 from pipelines.document import DROPPED, with_fate
 from pipelines.errors import DataError
@@ -190,6 +190,31 @@ def lists_of(settings: SafetySettings) -> Lists:
         DataError: one is missing; names the command that gets it.
     """
     return _compiled(settings.model_dump_json())
+
+
+def listed_words(
+    texts: Sequence[str], languages: Sequence[str | None], settings: SafetySettings
+) -> list[frozenset[str]]:
+    """Which listed words stand in each text, by the list for its language; none where there is no list for it.
+
+    Args:
+        texts: any.
+        languages: ISO 639-3, one for each text.
+        settings: with `words`.
+
+    Raises:
+        DataError: the lists are missing.
+    """
+    lists = lists_of(settings).words
+    found = [frozenset[str]()] * len(texts)
+    names = [LIST_OF.get(known, known) for known in (one or settings.default_language or "" for one in languages)]
+    for name in sorted(set(names) & set(lists)):
+        trie, listed = lists[name]
+        chosen = [number for number, one in enumerate(names) if one == name]
+        numbers = words_in(pa.array([texts[number] for number in chosen], pa.string()), trie)
+        for number, words in zip(chosen, numbers, strict=True):
+            found[number] = frozenset(listed[word] for word in words)
+    return found
 
 
 class Safety(Block):

@@ -103,6 +103,8 @@ def open_transformers(model: str, dtype: str, device: str, digest: str) -> Any:
     from transformers import AutoModelForCausalLM
     from transformers.utils import logging
 
+    if device == "cuda" and not torch.cuda.is_available():
+        raise DataError("device cuda is not on this machine; --set device=cpu scores on the processor")
     logging.disable_progress_bar()  # weights load in silence: progress is Loam's to show
     loaded: Any = AutoModelForCausalLM.from_pretrained(
         model, local_files_only=True, use_safetensors=True, dtype=getattr(torch, dtype)

@@ -127,7 +127,8 @@ def _longest(data_B, at, end, kinds, next_S, word_S, anywhere):
 
 
 @kernel
-def _count(data_B, offsets_N, kinds, next_S, word_S, anywhere, count_N, first_N):
+def _count(data_B, offsets_N, kinds, next_S, word_S, anywhere, count_N, first_N, found_M):
+    filled = 0
     for n in range(len(offsets_N) - 1):
         at, end = offsets_N[n], offsets_N[n + 1]
         before = np.int64(SEPARATOR)
@@ -145,6 +146,9 @@ def _count(data_B, offsets_N, kinds, next_S, word_S, anywhere, count_N, first_N)
                     if count_N[n] == 0:
                         first_N[n] = word
                     count_N[n] += 1
+                    if filled < len(found_M):
+                        found_M[filled] = word
+                        filled += 1
                     back = stop - 1
                     while back > at and data_B[back] & 0xC0 == 0x80:
                         back -= 1
@@ -170,7 +174,23 @@ def count_words(
         int64 (N,) matches that do not overlap, the longest first from left to right, and int32 (N,) the number of the
         first entry, -1 where there is none.
     """
+    return _counted(texts, trie, underscore, anywhere, np.zeros(0, np.int32))
+
+
+def words_in(texts: pa.Array | pa.ChunkedArray, trie: Trie) -> list[frozenset[int]]:
+    """Which entries of a list stand in each text, by their numbers; the matches are those of `count_words`."""
+    count_N, _ = count_words(texts, trie)
+    found_M = np.zeros(count_N.sum(), np.int32)
+    _counted(texts, trie, True, False, found_M)
+    return [frozenset(found.tolist()) for found in np.split(found_M, np.cumsum(count_N)[:-1])][: len(count_N)]
+
+
+def _counted(
+    texts: pa.Array | pa.ChunkedArray, trie: Trie, underscore: bool, anywhere: bool, found_M: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """Count, and write as many matches as there is room for, text after text."""
     data_B, offsets_N = utf8_buffers(pc.utf8_lower(pc.fill_null(texts, "")))
     count_N, first_N = np.zeros(len(offsets_N) - 1, np.int64), np.zeros(len(offsets_N) - 1, np.int32)
-    _count(data_B, offsets_N, word_characters(underscore), trie.next_S, trie.word_S, anywhere, count_N, first_N)
+    kinds = word_characters(underscore)
+    _count(data_B, offsets_N, kinds, trie.next_S, trie.word_S, anywhere, count_N, first_N, found_M)
     return count_N, first_N

@@ -17,7 +17,7 @@ from typing import Any
 import typer
 
 from flows.commands import documents, fetching, mixing, models, runs
-from flows.verb import offer_executors
+from flows.verb import offer_executors, offer_texts
 from pipelines.errors import LoamError
 from pipelines.progress import console
 
@@ -37,6 +37,7 @@ app = typer.Typer(
 )
 for group in (runs, fetching, documents, models, mixing):
     group.register(app)
+offer_texts(app)  # before executors, whose wrapper hides what a verb calls
 offer_executors(app)
 
 

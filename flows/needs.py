@@ -93,7 +93,7 @@ def needs_lines(recipe: BuildRecipe, name: str, notes: bool = False) -> list[str
         marks += ["revision not pinned yet"] if need.pinned is False else []
         where = need.where if notes else _short(need.where)
         lines.append(f"  {need.state:<8}{need.name}: {where}" + "".join(f"; {mark}" for mark in marks if mark))
-        if need.note and notes:
+        if need.note and (notes or need.state == "missing"):  # where to get what is not here
             lines.append(f"          {need.note}")
     return lines
 
@@ -123,7 +123,7 @@ def _what_next(recipe: BuildRecipe, name: str, needs: Sequence[Need]) -> list[st
     if over_http:
         lines.append(f"{len(over_http)} read over HTTP, which LOAM_HTTP=1 allows: {', '.join(over_http)}")
     if s3 := [need.name for need in needs if need.state == "remote" and need.where.startswith("s3:")]:
-        lines.append(f"{len(s3)} read from S3 (pip install -e '.[s3]', and an account: docs/recipes.md)")
+        lines.append(f"{len(s3)} read from S3 (pip install -e '.[s3]', and an account: docs/cli.md)")
     if isinstance(recipe, CorpusRecipe) and not recipe.items.files:
         lines.append("no items.files: nothing is decontaminated")
     return lines or ["everything that it reads is here"]

@@ -22,7 +22,8 @@ import pyarrow.parquet as pq
 from pydantic import Field
 
 from flows.card import Part, dataset_card, model_card
-from flows.publish_rejects import CONFIG, publish_rejects
+from flows.card_licences import Terms, count_terms
+from flows.publish_rejects import CONFIG, Against, publish_rejects
 from pipelines.block import BATCH_ROWS, ROW_GROUP_ROWS
 from pipelines.document import SCHEMA, conform
 from pipelines.errors import DataError, RecipeError
@@ -75,6 +76,7 @@ def publish_dataset(
     settings: PublishSettings,
     held_out: Sequence[Path] = (),
     rejects: Sequence[Path] = (),
+    against: Against | None = None,
 ) -> Outcome:
     """Write Parquet splits, a card and MANIFEST.json.
 
@@ -86,6 +88,7 @@ def publish_dataset(
         held_out: Parquet files with the ids (column `id`) of documents for the split `validation`: the origin sidecars
             of the validation shards. Without any, all documents are `train`.
         rejects: of synthesis (`synth.outputs.REJECTS`); a configuration of their own.
+        against: evaluation sets that no excerpt of a reject may hold.
 
     Returns:
         Metrics: documents, text_bytes, files, and documents by config and split.
@@ -107,7 +110,7 @@ def publish_dataset(
     ]  # fmt: skip
     if not parts:
         raise DataError(f"no document to publish in {len(documents)} domains; the run kept none")
-    rejected = publish_rejects(rejects, work)
+    rejected = publish_rejects(rejects, work, against or Against())
     card = dataset_card(parts, lineage, settings.name, settings.licence_fields(), REPRODUCE, rejected)
     write_atomically(work / "README.md", card.encode())
     _write_receipt(work, settings.name, "dataset", {**lineage.get("funnel", {}), **lineage.get("synth", {})})
@@ -115,7 +118,8 @@ def publish_dataset(
     for part in parts:
         counts.setdefault(part.config, {})[part.split] = part.documents
     totals = {key: sum(getattr(part, key) for part in parts) for key in ("documents", "text_bytes", "files")}
-    return Outcome(metrics={**totals, "configs": counts, "rejects": rejected.rows if rejected else 0})
+    told = {"rejects": rejected.rows if rejected else 0, "rejects_withheld": rejected.withheld if rejected else 0}
+    return Outcome(metrics={**totals, "configs": counts, **told})
 
 
 def publish_model(
@@ -203,7 +207,7 @@ def _publish_domain(
     for writer in writers.values():
         writer.close()
     return [
-        Part(config, domain, split, w.files, w.rows, w.text_bytes, w.sources, w.languages)
+        Part(config, domain, split, w.files, w.rows, w.text_bytes, w.languages, w.licences, w.passages)
         for split, w in writers.items()
     ]
 
@@ -239,15 +243,16 @@ class _SplitWriter:
         self.rows, self.files = rows, files
         self.ends = [rows * (n + 1) // files for n in range(files)]
         self.written = self.text_bytes = self.open_file = 0
-        self.sources: dict[str, int] = {}
         self.languages: dict[str, int] = {}
+        self.licences: dict[Terms, int] = {}
+        self.passages: dict[Terms, int] = {}
         self.pending: list[pa.Table] = []
         self.writer: pq.ParquetWriter | None = None
 
     def append(self, table: pa.Table) -> None:
         self.text_bytes += int(pc.sum(pc.binary_length(table["text"])).as_py() or 0)
-        _count(self.sources, table["source"])
         _count(self.languages, table["language"])
+        count_terms(table, self.licences, self.passages)
         while table.num_rows:
             room = self.ends[self.open_file] - self.written - self._waiting()
             self.pending.append(table.slice(0, room))

@@ -275,7 +275,7 @@ def _synthesis(folder: Path, manifests: Manifests) -> str:
     note = (
         '<p class="note">A model of this size rarely follows an instruction; what verification rejects is not used.</p>'
     )
-    return _section("Long-CoT-backward synthesis", table(("outcome", "documents"), rows), note)
+    return _section("Synthesis", table(("outcome", "documents"), rows), note)
 
 
 def _lineage(folder: Path, manifests: Manifests) -> str:

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from flows.runner import JOURNAL, RECIPE
+from flows.verb import in_a_row
 from pipelines.errors import DataError
 from pipelines.journal import read_journal
 from pipelines.manifest import MANIFEST, Manifest, read_manifest
@@ -108,7 +109,7 @@ def _results(summary: dict[str, Any]) -> list[str]:
         lines.append(f"proposal against prior: {verdict['verdict']}, {verdict['difference']:+.4f} nats/token, "
                      f"95% interval [{low:+.4f}, {high:+.4f}]; trained on the {verdict['chosen']}")  # fmt: skip
     if licences := steps.get("filter", {}).get("metrics", {}).get("licences"):
-        lines.append("licences: " + ", ".join(f"{name} {number}" for name, number in licences.items()))
+        lines.append(f"licences: {in_a_row(licences)}")
     if export := steps.get("export", {}).get("metrics"):
         lines.append(
             f"exported model against transformers: max |logit difference| {export['max_abs_logit_difference']:.2e}"

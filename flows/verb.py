@@ -4,19 +4,21 @@ import functools
 import inspect
 import json
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextvars import ContextVar
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 from pydantic import BaseModel
 
-from pipelines.errors import DataError
+from pipelines.errors import DataError, RecipeError
 from pipelines.executors import executor_is, parse_executor
-from pipelines.files import expand_inputs
-from pipelines.locations import plain_name
+from pipelines.files import expand_inputs, remove_empty_folders
+from pipelines.locations import location, plain_name
 from pipelines.manifest import Manifest
 from pipelines.store import Outcome, parents_from_files, perform
+from pipelines.templates import PLACE
 
 Inputs = Annotated[list[str], typer.Argument(metavar="INPUT...", help="Paths, folders or globs.")]
 Out = Annotated[Path, typer.Option("--out", "-o", help="Folder for the outputs; manifest.json is written last.")]
@@ -36,7 +38,17 @@ Executor = Annotated[
 ]
 AsJson = Annotated[bool, typer.Option("--json", help="Print the manifest's numbers as JSON.")]
 
+Text = Annotated[
+    str | None,
+    typer.Option(
+        "--text", help="The text of a record, from its fields: '{question}\\n\\n{answer}'; {text} if not given."
+    ),
+]
 Action = Callable[[Path], Outcome]
+_text: ContextVar[str | None] = ContextVar("text", default=None)  # template of the verb that runs
+TOLD_WHOLE = {"rules": " (report.md in --out has all)"}  # tables that a file of the output has for people
+TOLD_IF_ANY = ("validation_bytes",)  # of what was not asked for, not even that there is none
+BUCKETS = ("high", "mid", "low", "unscored", "dropped")  # from the lowest perplexity to the highest
 SHOWN = 12  # of the rows of a table of numbers; manifest.json and --json have them all
 
 
@@ -61,10 +73,39 @@ def _on_executor(verb: Callable[..., None]) -> Callable[..., None]:
         with executor_is(parse_executor(executor) if executor else None, fixed=True):
             verb(*arguments, **options)
 
+    return _with_option(run, verb, "executor", Executor)
+
+
+def offer_texts(app: typer.Typer) -> None:
+    """Give every verb on documents `--text`: what the text of a record is."""
+    for command in app.registered_commands:
+        if command.callback is not None and run_on_documents.__name__ in command.callback.__code__.co_names:
+            command.callback = _on_text(command.callback)
+    for group in app.registered_groups:
+        if group.typer_instance is not None:
+            offer_texts(group.typer_instance)
+
+
+def _on_text(verb: Callable[..., None]) -> Callable[..., None]:
+    @functools.wraps(verb)
+    def run(*arguments: Any, text: str | None = None, **options: Any) -> None:
+        if text is not None and not PLACE.search(text):
+            raise RecipeError(f"--text {text!r} names no field; expected a template such as '{{question}} {{answer}}'")
+        token = _text.set(text and text.replace("\\n", "\n"))  # no shell's quotes make a line end of it
+        try:
+            verb(*arguments, **options)
+        finally:
+            _text.reset(token)
+
+    return _with_option(run, verb, "text", Text)
+
+
+def _with_option(run: Callable[..., None], verb: Callable[..., None], name: str, kind: Any) -> Callable[..., None]:
+    """Let `run` be called as `verb` is, with one option more."""
     signature = inspect.signature(verb)
-    extra = inspect.Parameter("executor", inspect.Parameter.KEYWORD_ONLY, default=None, annotation=Executor)
+    extra = inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=kind)
     setattr(run, "__signature__", signature.replace(parameters=[*signature.parameters.values(), extra]))  # noqa: B010
-    run.__annotations__ = {**verb.__annotations__, "executor": Executor}
+    run.__annotations__ = {**verb.__annotations__, name: kind}
     return run
 
 
@@ -92,7 +133,10 @@ def run_verb(
         raise DataError(f"{inside[0]} is an input and lies in --out {out}; give another folder for the output")
     more = {plain_name(name): digest for name, digest in (more_parents or {}).items()}
     parents = parents_from_files(files) | more
-    done = perform(name, out, action, settings.model_dump(mode="json"), parents)
+    try:
+        done = perform(name, out, action, settings.model_dump(mode="json"), parents)
+    finally:  # of a synthesis that was refused
+        remove_empty_folders(out.with_name(f".{out.name}.answers") / "responses", out.parent)
     if as_json:
         typer.echo(json.dumps(numbers_of(done.manifest) | {"out": str(out), "how": done.how}, ensure_ascii=False))
     else:
@@ -120,12 +164,18 @@ def run_on_documents(
         as_json: print JSON.
         more_parents: digests of other inputs.
     """
-    from pipelines.inputs import as_documents
+    from pipelines.inputs import as_documents, holds_documents
+    from pipelines.textless import refuse_textless
 
-    files = documents_of(inputs)
-    return run_verb(
-        name, out, settings, files, lambda work: action(as_documents(files, work), work), as_json, more_parents
-    )
+    files, text = wanted_of(inputs, holds_documents), _text.get()
+
+    def on_documents(work: Path) -> Outcome:
+        documents = as_documents(files, work, text=text)
+        refuse_textless(documents, files, work, text or "{text}")
+        return action(documents, work)
+
+    told = {"text": text} if text else {}
+    return run_verb(name, out, settings, files, on_documents, as_json, {**(more_parents or {}), **told})
 
 
 def numbers_of(manifest: Manifest) -> dict[str, Any]:
@@ -141,22 +191,30 @@ def describe(manifest: Manifest, out: Path, how: str) -> str:
         counts = manifest.counts
         share = f" ({counts.kept / counts.docs_in:.1%})" if counts.docs_in else ""
         lines.append(f"  documents in {counts.docs_in}, kept {counts.kept}{share}")
+        lines += (
+            [] if counts.docs_in else ["  the input holds no document: nothing was done; see the paths after the verb"]
+        )
         lines += [f"  dropped  {number:>8}  {reason}" for reason, number in _largest_first(counts.dropped)]
         lines += [f"  rejected {number:>8}  {reason}" for reason, number in _largest_first(counts.rejected)]
     for key, value in manifest.metrics.items():
         lines += _told(key, value)
+    if manifest.counts is not None and manifest.counts.rejected.get("budget") and manifest.metrics.get("answers") == 0:
+        lines.append("  nothing was asked: a request needs its prompt and the ceiling of its answer (max_tokens of its "
+                     "prompt file, or sampling.max_tokens), and the budget is less")  # fmt: skip
     return "\n".join(lines)
 
 
 def _told(key: str, value: object) -> list[str]:
-    """A metric in words: one line, or one for each of the first rows of a table."""
+    """A metric in words: one line, or one for each of the first rows of a table; nothing where it has no value."""
+    if value is None:
+        return []
     if isinstance(value, Mapping) and any(isinstance(inner, Mapping) for inner in value.values()):
         rows = {name: inner for name, inner in value.items() if isinstance(inner, Mapping)}
-        told = [f"    {name}: {_in_a_row(inner)}" for name, inner in list(rows.items())[:SHOWN]]
-        more = [f"    ... and {len(rows) - SHOWN} more"] if len(rows) > SHOWN else []
-        return [f"  {key}:", *told, *more]
+        told = [f"    {name}: {words}" for name, words in _rows(key, rows)]
+        more = [f"    ... and {len(told) - SHOWN} more"] if len(told) > SHOWN else []
+        return [f"  {key}:{TOLD_WHOLE.get(key, '')}", *told[:SHOWN], *more] if told else []
     if isinstance(value, Mapping):
-        return [f"  {key}: {_in_a_row(value)}"] if value else [f"  {key}: none"]
+        return [f"  {key}: {in_a_row(value) or 'none'}"] if value or key not in TOLD_IF_ANY else []
     if isinstance(value, list):
         plain = [_short(item) for item in value if not isinstance(item, (Mapping, list))]
         more = f", ... and {len(plain) - SHOWN} more" if len(plain) > SHOWN else ""
@@ -164,10 +222,31 @@ def _told(key: str, value: object) -> list[str]:
     return [f"  {key}: {_short(value)}"]
 
 
-def _in_a_row(values: Mapping[str, object]) -> str:
+def _rows(key: str, rows: Mapping[str, Mapping[str, object]]) -> Iterator[tuple[str, str]]:
+    """Rows of a table with their words; those of rules by what they dropped, without what none failed."""
+    if key == "rules":
+        failing = {name: row for name, row in rows.items() if row.get("fail")}
+        rows = dict(sorted(failing.items(), key=lambda item: (-_number(item[1], "first"), -_number(item[1], "fail"))))
+    for name, row in rows.items():
+        if words := in_a_row(row):
+            yield name, words
+        else:
+            parts = {part: inner for part, inner in row.items() if isinstance(inner, Mapping)}
+            yield from ((f"{name}/{part}", in_a_row(inner)) for part, inner in parts.items())
+
+
+def _number(row: Mapping[str, object], name: str) -> int:
+    value = row.get(name)
+    return value if isinstance(value, int) else 0
+
+
+def in_a_row(values: Mapping[str, object]) -> str:
     """Numbers by name; counts from the largest to the smallest, the first of many."""
-    plain = {name: value for name, value in values.items() if not isinstance(value, (Mapping, list))}
+    told = {name: value for name, value in values.items() if value is not None}
+    plain = {name: value for name, value in told.items() if not isinstance(value, (Mapping, list))}
     counts = {name: value for name, value in plain.items() if isinstance(value, int)}
+    if plain.keys() <= set(BUCKETS):
+        plain = {name: plain[name] for name in BUCKETS if name in plain}
     shown = _largest_first(counts) if len(counts) == len(plain) > SHOWN else list(plain.items())
     more = f", ... and {len(shown) - SHOWN} more" if len(shown) > SHOWN else ""
     return ", ".join(f"{name} {_short(value)}" for name, value in shown[:SHOWN]) + more
@@ -184,3 +263,14 @@ def _short(value: object) -> str:
 def documents_of(patterns: Sequence[str]) -> list[Path]:
     """Expand the INPUT of a verb on documents."""
     return expand_inputs(patterns)
+
+
+def wanted_of(patterns: Sequence[str], is_wanted: Callable[[Path], bool]) -> list[Path]:
+    """The same, where others that lie in a folder are left out, with a line on stderr; one that is named stays."""
+    named = [str(pattern) for pattern in patterns if not location(pattern).is_dir()]
+    found, kept = documents_of(patterns), set(documents_of(named) if named else [])
+    wanted = [file for file in found if file in kept or is_wanted(file)]
+    if wanted and len(wanted) < len(found):
+        other = next(file for file in found if file not in wanted)
+        typer.echo(f"loam: skipped {len(found) - len(wanted)} files of other formats, such as {other.name}", err=True)
+    return wanted or found

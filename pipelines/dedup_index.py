@@ -23,6 +23,9 @@ from pipelines.signatures import SignatureFile, columns_of, open_signatures
 
 VERSION = 3
 DESCRIPTION = "index.json"
+PARTS = ("settings", "files")  # of the description
+BESIDE = {"minhash": (".u32",), "semantic": (".npy",), "substring": (".text", ".anchors")}
+"""What lies beside each file of signatures, by method."""
 
 
 def index_folder(against: Path) -> Path:
@@ -65,14 +68,28 @@ def open_index(against: Path, settings: DedupSettings) -> list[SignatureFile]:
         actual = sha256_of(folder / name) if (folder / name).is_file() else "no such file"
         if actual != digest:
             raise DataError(f"{folder / name}: expected sha256 {digest}, found {actual}; make the index again")
-    return [open_signatures(folder / name) for name in sorted(described["files"]) if name.endswith(".arrow")]
+    files = [open_signatures(folder / name) for name in sorted(described["files"]) if name.endswith(".arrow")]
+    beside = [file.path.with_suffix(suffix).name for file in files for suffix in BESIDE.get(settings.method, ())]
+    if lacking := [name for name in beside if name not in described["files"]]:
+        raise DataError(f"{folder / lacking[0]} belongs to the index, which does not list it; make the index again")
+    return files
 
 
 def _description(folder: Path) -> dict[str, Any]:
+    """What the index says of itself."""
+    path = folder / DESCRIPTION
     try:
-        return json.loads((folder / DESCRIPTION).read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise DataError(f"{folder / DESCRIPTION} cannot be read: {error}; make the index again") from None
+        found = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError) as error:
+        raise DataError(f"{path} cannot be read: {error}; make the index again with loam dedup") from None
+    if not isinstance(found, dict) or not all(isinstance(found.get(part, {}), dict) for part in PARTS):
+        raise DataError(f"{path} does not describe an index; make the index again with loam dedup")
+    lacking = [part for part in PARTS if part not in found]
+    if lacking and found.get("version") == VERSION:
+        raise DataError(f"{path} lacks {' and '.join(lacking)}; make the index again with loam dedup")
+    if odd := [name for name in found.get("files", ()) if Path(name).name != name]:
+        raise DataError(f"{path} names {odd[0]!r}, which is no file of its folder; make the index again")
+    return found
 
 
 def write_index(

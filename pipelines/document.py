@@ -13,6 +13,7 @@ import pyarrow.compute as pc
 from datatrove.data import Document
 
 from pipelines.errors import DataError
+from pipelines.extra_fields import MAP, METADATA, metadata_of
 
 SCORES = pa.struct(
     [
@@ -42,7 +43,7 @@ SCHEMA = pa.schema(
         ("domain", pa.string()),
         ("language", pa.string()),  # ISO 639-3
         ("scores", SCORES),
-        ("metadata", pa.map_(pa.string(), pa.string())),
+        (METADATA, MAP),
         ("origin", ORIGIN),
     ]
 )
@@ -50,11 +51,16 @@ FATE, REASON = "fate", "reason"
 DROPPED, REJECTED = "dropped", "rejected"
 STREAM = pa.schema([*SCHEMA, (FATE, pa.string()), (REASON, pa.string())])
 """What flows between blocks: a document, and what became of it (null fate: still alive)."""
-COLUMNS = frozenset(STREAM.names) - {"metadata"}
+LICENCE_KEYS = ("licence", "license")
+"""Keys of the metadata under which a source states its licence; the first one that says something counts."""
+COLUMNS = frozenset(STREAM.names) - {METADATA}
 
 
 def conform(table: pa.Table, schema: pa.Schema = SCHEMA, file: str | Path | None = None) -> pa.Table:
-    """Bring a table to the document schema: missing columns become null, unknown ones stay behind.
+    """Bring a table to the document schema: missing columns become null.
+
+    Of a table without a map `metadata`, which no step of Loam wrote, other columns become that (`extra_fields`); of
+    one with it they stay behind.
 
     Args:
         table: with `id` and `text`.
@@ -67,9 +73,15 @@ def conform(table: pa.Table, schema: pa.Schema = SCHEMA, file: str | Path | None
     where = f"{file}: " if file else ""
     for name in ("id", "text"):
         if name not in table.column_names:
-            raise DataError(f"{where}documents need a column {name!r}; found: {', '.join(table.column_names)}")
+            found = ", ".join(table.column_names)
+            raise DataError(f"{where}documents need a column {name!r}; found: {found}; a verb is told which field is "
+                            "the text by --text '{field}'")  # fmt: skip
+    is_ours = METADATA in table.column_names and pa.types.is_map(table[METADATA].type)
     columns = []
     for field in schema:
+        if field.name == METADATA and not is_ours:
+            columns.append(metadata_of(table, COLUMNS))
+            continue
         if field.name not in table.column_names:
             columns.append(pa.nulls(table.num_rows, field.type))
             continue
@@ -167,7 +179,10 @@ def _table_of_documents(documents: Sequence[Any]) -> pa.Table:
 
 
 def _extras(meta: Mapping[str, Any]) -> list[tuple[str, str]]:
-    return [(key, str(value)) for key, value in meta.items() if key not in COLUMNS and value is not None]
+    rest = kept if isinstance(kept := meta.get(METADATA), Mapping) else {}
+    own = {key: str(value) for key, value in meta.items()
+           if key not in COLUMNS and value is not None and value is not rest}  # fmt: skip
+    return list({**rest, **own}.items())
 
 
 def _struct_of(values: Sequence[Mapping[str, Any] | None], kind: pa.StructType) -> pa.Array:
@@ -176,6 +191,16 @@ def _struct_of(values: Sequence[Mapping[str, Any] | None], kind: pa.StructType) 
         return pa.nulls(len(values), kind)
     parts = [pa.array([value and value.get(field.name) for value in values], field.type) for field in kind]
     return pa.StructArray.from_arrays(parts, fields=list(kind), mask=missing)
+
+
+def stated_licences(metadata: pa.Array) -> pa.Array:
+    """What sources state: string (N,), `licence` or `license` of the metadata, null where there is neither."""
+    found = pa.nulls(len(metadata), pa.string())
+    for key in LICENCE_KEYS:
+        value = pc.map_lookup(metadata, pa.scalar(key), "first")
+        blank = pc.equal(pc.utf8_trim_whitespace(value), "")
+        found = pc.coalesce(found, pc.if_else(blank, pa.scalar(None, pa.string()), value))
+    return found
 
 
 def with_column(table: pa.Table, name: str, values: pa.Array | pa.ChunkedArray) -> pa.Table:

@@ -2,8 +2,9 @@
 
 A page that hangs or explodes a parser kills the child, never the run: it is rejected with a reason, and a new child
 goes on with the next page. The bound is processor time, not a clock, and far above what a page needs (30 s for 3 ms),
-so that a busy machine gives the same text. Pages travel in batches through pipes. A child takes half a second to
-start, so that a process keeps one for all the files that it reads.
+so that a busy machine gives the same text. Only a new child rejects a page for memory or a crash: an old one may hold
+what earlier pages left, and a page must fare the same for any number of workers. Pages travel in batches through pipes.
+A child takes half a second to start, so that a process keeps one for all the files that it reads.
 """
 
 import atexit
@@ -26,6 +27,7 @@ from pipelines.extract_engine import Bounds, Result, extract_here, extractor
 
 BATCH_PAGES, BATCH_BYTES = 64, 8_000_000
 CHILD_PAGES = 10_000  # then a new child: what libraries gather must not count against the memory of later pages
+OWES_TO_CHILD = ("too_much_memory", "broke_parser")  # reasons that may lie with earlier pages: a new child is asked
 WARM = "<html><body><p>one</p></body></html>"
 ONE_THREAD = {"OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1"}  # threads map memory that the bound would count
 LENGTHS = struct.Struct("<III")
@@ -72,11 +74,14 @@ class Guard:
             child = self._started()
             with contextlib.suppress(BrokenPipeError):  # it died while it read: the results say where
                 _send(child.stdin, pages[len(found) :])
-            while len(found) < len(pages) and (result := _received(child.stdout)) is not None:
+            while self.child is not None and len(found) < len(pages):
+                result = _received(child.stdout) or ("", "", self._verdict(child))
+                if result[2] in OWES_TO_CHILD and self._pages:
+                    child.kill()
+                    self.close()
+                    break
                 found.append(result)
                 self._pages += 1
-            if len(found) < len(pages):
-                found.append(("", "", self._verdict(child)))
         return found
 
     def _started(self) -> subprocess.Popen[bytes]:

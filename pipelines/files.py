@@ -1,10 +1,13 @@
 """Small file operations that must be right: atomic writes, hashes, input globs."""
 
+import contextlib
 import glob
 import hashlib
+import json
 import os
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from pipelines.errors import DataError
 from pipelines.locations import RemoteFile, location
@@ -33,6 +36,27 @@ def write_atomically(path: Path, data: bytes) -> None:
         file.flush()
         os.fsync(file.fileno())
     temporary.replace(path)
+
+
+def remove_empty_folders(folder: Path, below: Path) -> None:
+    """Remove a folder and those above it that are below another, up to the first that holds something."""
+    with contextlib.suppress(OSError):  # one that is not empty
+        while folder != below and below in folder.parents:
+            if folder.is_dir():
+                folder.rmdir()
+            folder = folder.parent
+
+
+def read_record(path: Path) -> dict[str, Any]:
+    """The JSON object that `loam fetch` wrote; empty where there is none.
+
+    Raises:
+        DataError: the file is no JSON.
+    """
+    try:
+        return json.loads(path.read_bytes()) if path.is_file() else {}
+    except ValueError:
+        raise DataError(f"{path} is not JSON; remove it and run loam fetch again") from None
 
 
 def expand_inputs(patterns: Sequence[str | Path]) -> list[Path]:

@@ -19,7 +19,7 @@ from pathlib import Path, PurePosixPath
 from typing import IO, Any
 
 from pipelines.errors import DataError
-from pipelines.files import sha256_of, write_atomically
+from pipelines.files import read_record, remove_empty_folders, sha256_of, write_atomically
 
 FOLDER, FETCHED, LOCK = "lists", "_fetched.json", "lock.json"
 CHUNK_BYTES, LARGEST_BYTES, TIMEOUT_S = 1 << 20, 2 << 30, 60
@@ -54,13 +54,13 @@ class GithubFiles:
 
 def commit_of(wanted: GithubFiles, root: Path) -> str:
     """The commit that is read: of the lock, else of the code."""
-    return _read_json(root / FOLDER / wanted.name / LOCK).get("commit", wanted.commit)
+    return read_record(root / FOLDER / wanted.name / LOCK).get("commit", wanted.commit)
 
 
 def fetched_folder(wanted: GithubFiles, root: Path) -> Path | None:
     """The folder with the files; None where they are not fetched, or not as they were."""
     folder = root / FOLDER / wanted.name / commit_of(wanted, root)
-    files = _read_json(folder / FETCHED).get("files", {})
+    files = read_record(folder / FETCHED).get("files", {})
     whole = all((folder / path).is_file() and (folder / path).stat().st_size == entry["size"]
                 for path, entry in files.items())  # fmt: skip
     return folder if files and whole else None
@@ -90,10 +90,18 @@ def fetch(wanted: GithubFiles, root: Path, update: bool = False, say: Callable[[
             say(f"github.com/{wanted.repository}@{commit[:12]} {wanted.folder or 'all'} ({wanted.licence})")
             folder = _download(wanted, commit, place)
     except (OSError, tarfile.TarError, EOFError) as error:
-        why = (str(error).strip() or type(error).__name__).splitlines()[0]
+        _clear(root / FOLDER / wanted.name, root)
+        why = (str(error).strip() or type(error).__name__).splitlines()[0].strip("<>")
         raise DataError(f"{wanted.name} cannot be fetched from {_server()}/{wanted.repository}: {why}; run the same "
-                        "command again") from None  # fmt: skip
-    return [folder / path for path in sorted(_read_json(folder / FETCHED)["files"])]
+                        "command again, or set LOAM_GITHUB to a mirror with the same paths") from None  # fmt: skip
+    return [folder / path for path in sorted(read_record(folder / FETCHED)["files"])]
+
+
+def _clear(place: Path, root: Path) -> None:
+    """Remove what a download that broke off leaves: it begins anew each time."""
+    for work in place.glob(".*"):
+        shutil.rmtree(work) if work.is_dir() else work.unlink()
+    remove_empty_folders(place, root)
 
 
 def _server() -> str:
@@ -117,9 +125,10 @@ def _download(wanted: GithubFiles, commit: str, place: Path) -> Path:
     """Download the archive beside its place, take the files out, move them there whole."""
     part, work, folder = place / ".archive.part", place / f".{commit}", place / commit
     shutil.rmtree(work, ignore_errors=True)
-    work.mkdir(parents=True)
-    with _open(f"{wanted.repository}/archive/{commit}.tar.gz") as answer, part.open("wb") as file:
-        shutil.copyfileobj(answer, file, CHUNK_BYTES)
+    with _open(f"{wanted.repository}/archive/{commit}.tar.gz") as answer:
+        work.mkdir(parents=True)
+        with part.open("wb") as file:
+            shutil.copyfileobj(answer, file, CHUNK_BYTES)
     files = {path: _take_out(content, work / path) for path, content in _members(part, wanted)}
     if not files:
         raise DataError(f"github.com/{wanted.repository}@{commit}: no file of {wanted.folder or 'it'} matches")
@@ -154,10 +163,3 @@ def _take_out(content: IO[bytes], target: Path) -> dict[str, Any]:
             digest.update(chunk)
             size += file.write(chunk)
     return {"size": size, "sha256": digest.hexdigest()}
-
-
-def _read_json(path: Path) -> dict[str, Any]:
-    try:
-        return json.loads(path.read_bytes()) if path.is_file() else {}
-    except ValueError:
-        raise DataError(f"{path} is not JSON; remove it and run loam fetch again") from None

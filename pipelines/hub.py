@@ -9,6 +9,7 @@ lies in `<root>/hub/<owner>--<name>/<commit>/` under the repository's own paths 
 
 import contextlib
 import hashlib
+import importlib
 import json
 import os
 import re
@@ -18,13 +19,14 @@ from pathlib import Path
 from typing import Any, Literal, cast
 
 from pipelines.errors import DataError, RecipeError
-from pipelines.files import sha256_of, write_atomically
+from pipelines.files import read_record, remove_empty_folders, sha256_of, write_atomically
 from pipelines.inputs import format_of
 from pipelines.source_settings import FileSource, HubSource, SourceSettings
 
 FOLDER, FETCHED, REVISIONS = "hub", "fetched.json", "revisions.json"
 READ_BYTES = 32 << 20
 HELD_OUT = ("test", "validation", "valid", "dev")
+URL_FORMS = "hf://datasets/owner/name[@revision]/path-or-glob or hf://models/owner/name[@revision]"
 HUB_URL = re.compile(r"hf://datasets/(?P<dataset>[\w.-]+/[\w.-]+)(@(?P<revision>[^/]+))?/(?P<glob>.+)")
 MODEL_URL = re.compile(r"hf://models/(?P<model>[\w.-]+/[\w.-]+)(@(?P<revision>[^/]+))?")
 COMMIT = re.compile(r"[0-9a-f]{40}")  # a revision of this form cannot move; a branch or a tag can
@@ -77,7 +79,7 @@ def wanted_at(url: str) -> Wanted:
     """
     found = HUB_URL.fullmatch(url)
     if found is None:
-        raise RecipeError(f"{url!r}: expected hf://datasets/owner/name[@revision]/path-or-glob")
+        raise RecipeError(f"{url!r}: expected {URL_FORMS}")
     revision = (found["revision"] or "main").replace("%2F", "/")
     return Wanted(found["dataset"], revision, files=(found["glob"],))
 
@@ -90,7 +92,7 @@ def wanted_model_at(url: str) -> Wanted:
     """
     found = MODEL_URL.fullmatch(url)
     if found is None:
-        raise RecipeError(f"{url!r}: expected hf://models/owner/name[@revision] or hf://datasets/owner/name/glob")
+        raise RecipeError(f"{url!r}: expected {URL_FORMS}")
     return wanted_model(found["model"], found["revision"])
 
 
@@ -127,7 +129,7 @@ def fetched_files(wanted: Wanted, root: Path, name: str) -> list[Path]:
         DataError: they were not fetched, or one is not as it was.
     """
     folder = commit_folder(wanted, root)
-    found = _read_json(folder / FETCHED)
+    found = read_record(folder / FETCHED)
     chosen = found.get("selections", {}).get(wanted.selection)
     if chosen is None:
         raise DataError(f"source {name!r}: {wanted} needs a download; run: loam fetch RECIPE")
@@ -152,7 +154,7 @@ def pinned_commit(wanted: Wanted, root: Path) -> str | None:
     """The commit that a run will read: the revision where it is one, else what the lock says; None before a fetch."""
     if COMMIT.fullmatch(wanted.revision):
         return wanted.revision
-    return _read_json(_place(wanted, root) / REVISIONS).get(wanted.revision)
+    return read_record(_place(wanted, root) / REVISIONS).get(wanted.revision)
 
 
 def checked_hash(file: Path) -> str:
@@ -164,7 +166,7 @@ def checked_hash(file: Path) -> str:
     digest = sha256_of(file)
     for folder in file.parents:
         if (folder / FETCHED).is_file():
-            expected = _read_json(folder / FETCHED)["files"].get(file.relative_to(folder).as_posix(), {}).get("sha256")
+            expected = read_record(folder / FETCHED)["files"].get(file.relative_to(folder).as_posix(), {}).get("sha256")
             if expected not in (None, digest):
                 raise DataError(f"{file}: expected sha256 {expected}, found {digest}; run: loam fetch RECIPE")
             break
@@ -179,15 +181,6 @@ def _place(wanted: Wanted, root: Path) -> Path:
 def commit_folder(wanted: Wanted, root: Path) -> Path:
     """Where the files of the commit lie that is fetched, or that will be."""
     return _place(wanted, root) / (pinned_commit(wanted, root) or wanted.revision.replace("/", "-"))
-
-
-def _read_json(path: Path) -> dict[str, Any]:
-    if not path.is_file():
-        return {}
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except ValueError:
-        raise DataError(f"{path} is not JSON; remove it and run loam fetch again") from None
 
 
 def _write_json(path: Path, value: Mapping[str, Any]) -> None:
@@ -210,20 +203,31 @@ def fetch(wanted: Wanted, root: Path, update: bool = False, say: Callable[[str],
         DataError: the Hub cannot be reached, has no such dataset, revision or file, or sends other bytes than it says.
     """
     with _online():
-        import httpx
         from huggingface_hub import HfApi
-        from huggingface_hub.errors import HfHubHTTPError, HFValidationError
+        from huggingface_hub.errors import HFValidationError
 
+        api = HfApi()
         try:
-            return _fetch(HfApi(), wanted, root, update, say)
-        except (HfHubHTTPError, HFValidationError, httpx.HTTPError, OSError) as error:
+            return _fetch(api, wanted, root, update, say)
+        except (HFValidationError, OSError, *_network_errors()) as error:
+            remove_empty_folders(commit_folder(wanted, root), root)
             why = (str(error).strip() or type(error).__name__).splitlines()[0]
-            raise DataError(f"{wanted} cannot be fetched: {why}; run the same command again to go on") from None
+            raise DataError(f"{wanted} cannot be fetched from {api.endpoint}: {why}; run the same command again to go "
+                            "on, or set HF_ENDPOINT to another server") from None  # fmt: skip
+
+
+def _network_errors() -> tuple[type[Exception], ...]:
+    """What the Hub's client raises, and the library that it speaks HTTP by: its version decides which that is."""
+    from huggingface_hub.errors import HfHubHTTPError
+    from huggingface_hub.utils import get_session
+
+    library = importlib.import_module(type(get_session()).__module__.partition(".")[0])
+    return HfHubHTTPError, library.HTTPError
 
 
 @contextlib.contextmanager
 def _online() -> Iterator[None]:
-    """Let the client reach the network: it was asked for by name."""
+    """Let the client reach the network, even under HF_HUB_OFFLINE: it was asked for by name."""
     before = os.environ.pop("HF_HUB_OFFLINE", None)
     from huggingface_hub import constants
 
@@ -246,7 +250,7 @@ def _fetch(api: Any, wanted: Wanted, root: Path, update: bool, say: Callable[[st
     card = info.card_data.to_dict() if info.card_data else {}
     chosen = choose(wanted, list(files), card.get("configs") or [])
     folder = place / commit
-    found = {"dataset": wanted.dataset, "commit": commit, "files": {}, "selections": {}} | _read_json(folder / FETCHED)
+    found = {"dataset": wanted.dataset, "commit": commit, "files": {}, "selections": {}} | read_record(folder / FETCHED)
     for number, path in enumerate(chosen, 1):
         if path not in found["files"] or not _is_there(folder / path, found["files"][path]):
             say(f"{wanted.dataset}@{commit[:12]} {path} ({number} of {len(chosen)}, {files[path].size:,} bytes)")
@@ -256,7 +260,7 @@ def _fetch(api: Any, wanted: Wanted, root: Path, update: bool, say: Callable[[st
     found["selections"][wanted.selection] = chosen
     _write_json(folder / FETCHED, found)
     if not COMMIT.fullmatch(wanted.revision):
-        _write_json(place / REVISIONS, _read_json(place / REVISIONS) | {wanted.revision: commit})
+        _write_json(place / REVISIONS, read_record(place / REVISIONS) | {wanted.revision: commit})
     return [folder / path for path in chosen]
 
 
@@ -275,11 +279,11 @@ def _download(repository: str, entry: Any, target: Path, endpoint: str) -> str:
     if Path(entry.path).is_absolute() or ".." in Path(entry.path).parts:
         raise DataError(f"{repository} has a file {entry.path!r}, whose name leads out of its folder")
     part = target.with_name(f".{target.name}.part")
-    part.parent.mkdir(parents=True, exist_ok=True)
     done = part.stat().st_size if part.is_file() else 0
     if done < entry.size:
         system = HfFileSystem(endpoint=endpoint, skip_instance_cache=True)
         remote = system.open(f"{repository.removeprefix('models/')}/{entry.path}", "rb", block_size=READ_BYTES)
+        part.parent.mkdir(parents=True, exist_ok=True)
         with remote, part.open("ab") as file:
             remote.seek(done)
             while chunk := cast(bytes, remote.read(READ_BYTES)):
@@ -294,7 +298,8 @@ def _download(repository: str, entry: Any, target: Path, endpoint: str) -> str:
 
 def _problem_of(part: Path, entry: Any) -> str | None:
     """How a downloaded file differs from what the repository says of it: LFS files by sha256, others as git counts."""
-    if not part.is_file():
+    if not part.is_file():  # an empty file: nothing was read
+        part.parent.mkdir(parents=True, exist_ok=True)
         part.touch()
     size = part.stat().st_size
     if size != entry.size:

@@ -55,6 +55,11 @@ def format_of(path: Path) -> str | None:
     return next((name for name, ending in FORMATS if re.search(ending, path.name.lower())), None)
 
 
+def holds_documents(path: Path) -> bool:
+    """Whether a file's name speaks of a format that verbs on documents read."""
+    return format_of(path) not in (None, "html", "warc")
+
+
 class MemberReader(TextReader):
     """Members of archives, each in the format that its name speaks of: JSON Lines, JSON, CSV, else text."""
 
@@ -145,13 +150,20 @@ class ReadEach(PipelineStep):
         yield from reader.run(None, local, world_size)
 
 
-def as_documents(files: Sequence[Path], work: Path, workers: int = 1) -> list[Path]:
+def as_documents(files: Sequence[Path], work: Path, workers: int = 1, text: str | None = None) -> list[Path]:
     """Make Parquet documents of files given by a user; whole and small Parquet on this disk passes as it is.
 
     The others become `work/.scratch/inputs/documents/part-NNNNN.parquet`, numbered by their place in `files`
     (`part-NNNNN-MMM` where a big one is read by several tasks); records that cannot be read, and rows
     without id or text, go to `work/rejects/input-NNNNN.parquet`, where `execute.count_documents` and
-    `execute.with_rejected_inputs` find and count them. Calling again after a kill resumes.
+    `execute.with_rejected_inputs` find and count them. Calling again after a kill resumes. Other fields of a record
+    become metadata (`extra_fields`).
+
+    Args:
+        files: what the user gave.
+        work: the step's working folder.
+        workers: processes.
+        text: template of the text; `{text}` when not given.
 
     Raises:
         DataError: a file is missing, or its name speaks of no format that holds documents.
@@ -160,7 +172,7 @@ def as_documents(files: Sequence[Path], work: Path, workers: int = 1) -> list[Pa
     tasks: list[tuple[RawReader | ReadTables, int]] = []
     parts: list[list[str]] = []  # of each file; none for one that passes
     for number, file in enumerate(files):
-        reader = _reader_of(file, root)
+        reader = _reader_of(file, root, text)
         count = 0 if reader is None else len(reader.tasks)
         names = [f"{number:05d}"] if count == 1 else [f"{number:05d}-{split:03d}" for split in range(count)]
         tasks += [(reader, rank) for rank in range(count) if reader is not None]
@@ -178,14 +190,14 @@ def as_documents(files: Sequence[Path], work: Path, workers: int = 1) -> list[Pa
     return [path for file, of_file in zip(files, made, strict=True) for path in of_file or [file]]
 
 
-def _reader_of(file: Path, root: Path) -> RawReader | ReadTables | None:
+def _reader_of(file: Path, root: Path, text: str | None) -> RawReader | ReadTables | None:
     """What reads a user's file; None for Parquet that may pass."""
-    reading = Reading(id_field="id", url_field="url")
+    reading = Reading(text=text or "{text}", id_field="id", url_field="url", rest=True)
     kind = format_of(file)
-    if kind is None or kind in ("html", "warc"):
+    if kind is None or not holds_documents(file):
         more = "; web pages go through loam extract" if kind else ""
         raise DataError(f"{file}: expected {TAKEN}{more}")
-    if kind in ("parquet", "arrow"):
+    if kind in ("parquet", "arrow") and text is None:
         open_raw(file).close()
         tables = ReadTables([file], root)
         passes = kind == "parquet" and len(tables.tasks) == 1 and not isinstance(file, RemoteFile)

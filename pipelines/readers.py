@@ -26,6 +26,7 @@ from pipelines.archives import (
 )
 from pipelines.charset import WIDE, decode, decode_within, encoding_of
 from pipelines.document import FATE, REASON, REJECTED
+from pipelines.extra_fields import METADATA, kept_fields
 from pipelines.locations import below, location
 from pipelines.records import Cutter, Record, cut, json_items, lines, record_of, whole
 from pipelines.splits import WHOLE, Planner, Split, by_line, by_member, open_range, splits_of
@@ -49,6 +50,7 @@ class Reading:
         url_field: field with the URL.
         join: what lies between the items of a list that fills a template.
         metadata: fields that are kept as metadata.
+        rest: every other field is kept as metadata too, by the rules of `extra_fields`.
         constant: metadata of every document, such as the licence.
         members: which members of an archive are read.
         encoding: of text; detected when None.
@@ -65,6 +67,7 @@ class Reading:
     url_field: str | None = None
     join: str = "\n"
     metadata: tuple[str, ...] = ()
+    rest: bool = False
     constant: tuple[tuple[str, str], ...] = ()
     members: str = "*"
     encoding: str | None = None
@@ -91,6 +94,7 @@ class RawReader(BaseReader):
         super().__init__()
         self.root = str(root)
         self.reading = reading
+        self._named = {reading.text[1:-1], reading.id_field, reading.url_field} - {None}  # a text of one field, only
         self.tasks = [(str(file), split) for file in files for split in splits_of(file, self.planner_of(file))]
 
     def planner_of(self, path: Path) -> Planner | None:
@@ -160,6 +164,8 @@ class RawReader(BaseReader):
         metadata |= {"language": reading.language, "url": None if url is None else str(url)} | dict(reading.constant)
         for key in reading.metadata if fields else ():
             metadata[key] = _clean(words_of(value_at(fields, key), reading.join))
+        if reading.rest and fields:
+            metadata[METADATA] = kept_fields(fields, self._named)
         return Document(text=text, id=self._id(place if given in (None, "") else str(given)), metadata=metadata)
 
     def _id(self, local: str) -> str:

@@ -80,7 +80,16 @@ def load_recipe(name: str, model: type[AnySection], sets: Sequence[str] = ()) ->
     try:
         return model.model_validate(plain)
     except ValidationError as error:
-        raise RecipeError(_explain(error, path, lines, model)) from None
+        is_told = _is_set(_first_problem(error)["loc"], sets)
+        where = (Path("command line"), {}) if is_told else (path, lines)
+        raise RecipeError(_explain(error, *where, model)) from None
+
+
+def _is_set(field: Sequence[Any], sets: Sequence[str]) -> bool:
+    """Whether an override gave a field, or one within it; kinds of a union stand between the keys of a field."""
+    given = [assignment.partition("=")[0].split(".") for assignment in sets]
+    found = [str(key) for key in field]
+    return bool(found) and any(found == keys[: len(found)] or [k for k in found if k in keys] == keys for keys in given)
 
 
 def settings_from(model: type[AnySection], sets: Sequence[str] | None = None, **given: Any) -> AnySection:
@@ -177,9 +186,13 @@ def _assign(tree: dict, assignment: str) -> None:
         raise RecipeError(f"--set {assignment!r}: the value is not valid YAML") from None
 
 
+def _first_problem(error: ValidationError) -> Any:
+    """The one that is told: a slip of the pen explains most."""
+    return min(error.errors(include_url=False), key=lambda problem: problem["type"] != "extra_forbidden")
+
+
 def _explain(error: ValidationError, path: Path, lines: Mapping[tuple, int], model: type[BaseModel]) -> str:
-    problems = error.errors(include_url=False)
-    first = min(problems, key=lambda problem: problem["type"] != "extra_forbidden")  # a slip of the pen explains most
+    problems, first = error.errors(include_url=False), _first_problem(error)
     where = tuple(first["loc"])
     line = next((lines[where[:n]] for n in range(len(where), 0, -1) if where[:n] in lines), None)
     field = ".".join(map(str, where)) or "recipe"

@@ -67,7 +67,11 @@ def _write_vectors(shards: Sequence[SignatureFile], paths: Sequence[Path], ids: 
                 outs = [_vector_file(file.vectors, file.rows, width) for file in shards]
             if given.shape[1] != width:
                 raise DataError(f"{path}: vectors of {given.shape[1]} numbers, expected {width} as before")
-            lengths = np.linalg.norm(given, axis=1, keepdims=True)
+            with np.errstate(over="ignore", invalid="ignore"):  # looked at below
+                lengths = np.linalg.norm(given, axis=1, keepdims=True)
+            if len(odd := np.flatnonzero(~np.isfinite(lengths[:, 0]))):
+                name = ids[int(rows[odd[0]])].as_py()
+                raise DataError(f"{path}: the embedding of {name!r} is not of finite numbers; take these documents out")
             unit = given / np.where(lengths > 0, lengths, 1)
             of_shard = np.searchsorted(bases, rows, side="right") - 1
             for shard in np.unique(of_shard):
@@ -108,26 +112,57 @@ def _in_order(corpus: Corpus, order_N: np.ndarray, target: Path) -> np.ndarray:
 def _read(path: Path, ids: pa.Array) -> Iterator[tuple[np.ndarray, np.ndarray]]:
     """Yield rows of documents and their vectors."""
     if path.suffix == ".npy":
-        vectors = np.load(path, mmap_mode="r", allow_pickle=False)
-        if vectors.ndim != 2 or len(vectors) != len(ids):
-            raise DataError(f"{path}: an array of shape {vectors.shape}, expected ({len(ids)}, dimensions)")
+        vectors = mapped_vectors(path, len(ids))
         for begin in range(0, len(ids), 1 << 14):
             rows = np.arange(begin, min(begin + (1 << 14), len(ids)))
             yield rows, np.asarray(vectors[rows], np.float32)
         return
-    with pq.ParquetFile(path) as file:
-        if missing := {"id", "embedding"} - set(file.schema_arrow.names):
-            raise DataError(f"{path}: columns id and embedding are needed; {', '.join(sorted(missing))} is missing")
-        for batch in file.iter_batches(1 << 14, columns=["id", "embedding"]):
-            places = pc.index_in(batch["id"].cast(pa.string()), value_set=ids)
-            known = pc.is_valid(places)
-            values = batch["embedding"].filter(known)
-            rows = places.filter(known).to_numpy(zero_copy_only=False).astype(np.int64)
-            flat = values.flatten().to_numpy(zero_copy_only=False).astype(np.float32)
-            if len(rows) and len(flat) % len(rows):
-                raise DataError(f"{path}: vectors of different lengths")
-            if len(rows):
-                yield rows, flat.reshape(len(rows), -1)
+    for names, given in listed_vectors(path):
+        places = pc.index_in(names, value_set=ids)
+        known = pc.is_valid(places)
+        rows = places.filter(known).to_numpy(zero_copy_only=False).astype(np.int64)
+        if len(rows):
+            yield rows, given[known.to_numpy(zero_copy_only=False)]
+
+
+def mapped_vectors(path: Path, rows: int) -> np.ndarray:
+    """A `.npy` with as many vectors, mapped: (rows, dimensions).
+
+    Raises:
+        DataError: it is no such file, or its array is none of numbers or of another shape.
+    """
+    try:
+        vectors = np.load(path, mmap_mode="r", allow_pickle=False)
+    except (OSError, ValueError, EOFError, SyntaxError) as error:  # numpy reads the header as Python
+        raise DataError(f"{path} is not a readable .npy file: {error}; write it with numpy.save") from None
+    if vectors.ndim != 2 or len(vectors) != rows:
+        raise DataError(f"{path}: an array of shape {vectors.shape}, expected ({rows}, dimensions)")
+    if vectors.dtype.kind not in "fiu":
+        raise DataError(f"{path}: an array of {vectors.dtype}, expected numbers")
+    return vectors
+
+
+def listed_vectors(path: Path) -> Iterator[tuple[pa.Array, np.ndarray]]:
+    """Yield the ids and vectors (float32) of a Parquet file with `id` and `embedding`, batch by batch.
+
+    Raises:
+        DataError: it cannot be read, or its vectors differ in length.
+    """
+    try:
+        with pq.ParquetFile(path) as file:
+            if missing := {"id", "embedding"} - set(file.schema_arrow.names):
+                raise DataError(f"{path}: columns id and embedding are needed; {', '.join(sorted(missing))} is missing")
+            for batch in file.iter_batches(1 << 14, columns=["id", "embedding"]):
+                if not len(batch):
+                    continue
+                values = batch["embedding"]
+                lengths = pc.min_max(pc.fill_null(pc.list_value_length(values), -1)).as_py()
+                if lengths["min"] != lengths["max"] or lengths["min"] < 1:
+                    raise DataError(f"{path}: vectors of different lengths, or none")
+                flat = values.flatten().to_numpy(zero_copy_only=False).astype(np.float32)
+                yield batch["id"].cast(pa.string()), flat.reshape(len(values), -1)
+    except (pa.ArrowException, OSError, ValueError, TypeError) as error:
+        raise DataError(f"{path} is not a readable Parquet file of embeddings: {error}") from None
 
 
 def _centres(vectors_ND: np.ndarray, asked: SemanticSettings) -> np.ndarray:

@@ -106,10 +106,3 @@ class Blend:
     def epochs(self, tokens: int) -> dict[str, float]:
         """How often each shard is repeated when `tokens` are drawn."""
         return {shard.name: weight * tokens / shard.tokens for weight, shard in self.parts}
-
-    def megatron_data_path(self) -> list[str]:
-        """The `data_path` list of Megatron: weight, prefix, weight, prefix, ...
-
-        Megatron's weights count samples of the training sequence length: for packed sequences, shares of tokens.
-        """
-        return [item for weight, shard in self.parts for item in (f"{weight:.12g}", str(shard.prefix))]

@@ -20,7 +20,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from pipelines.errors import DataError, LoamError, StepError
+from pipelines.errors import DataError, LoamError, MissingExtra, RecipeError, StepError
 from pipelines.execute import SCRATCH
 from pipelines.files import sha256_of
 from pipelines.locations import plain_name
@@ -123,7 +123,11 @@ def perform(
         work = _beside(out, identity, "work")
         if (manifest := _finished(work, identity)) is None:
             (work / SCRATCH).mkdir(parents=True, exist_ok=True)
-            outcome = _attempt(step, action, work)
+            try:
+                outcome = _attempt(step, action, work)
+            except (RecipeError, MissingExtra, DataError) as error:
+                _clear_refused(work, keep=isinstance(error, DataError))
+                raise
             manifest = Manifest(
                 step=step, id=identity, code=code or code_version(), settings=dict(settings), parents=dict(parents),
                 counts=outcome.counts, metrics=dict(outcome.metrics), outputs=list_outputs(work, SCRATCH),
@@ -133,6 +137,18 @@ def perform(
         shutil.rmtree(work / SCRATCH, ignore_errors=True)
         _publish(work, out)
     return Performed(out, manifest, "done")
+
+
+def _clear_refused(work: Path, keep: bool) -> None:
+    """Remove the working folder of a step that was refused before it did anything.
+
+    Args:
+        work: the folder.
+        keep: what it has in scratch may be of use: data may be mended where settings cannot.
+    """
+    held = [path for path in work.rglob("*") if not path.is_dir()]
+    if not any(keep or SCRATCH not in path.relative_to(work).parts for path in held):
+        shutil.rmtree(work, ignore_errors=True)
 
 
 def _beside(out: Path, identity: str, kind: str) -> Path:

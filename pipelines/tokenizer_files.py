@@ -135,6 +135,7 @@ def _from_merges(vocabulary: Path, merges: Path) -> tokenizers.Tokenizer:
 
 def _from_wordpieces(file: Path) -> tokenizers.Tokenizer:
     """BERT's word pieces, one a line; lower case unless some have capitals (or tokenizer_config.json says so)."""
+    _check_pieces(file)
     vocab = models.WordPiece.read_file(str(file))
     if lacking := [name for name in ("[UNK]", "[SEP]") if name not in vocab]:
         raise DataError(f"{file} is not a list of BERT's word pieces: it lacks {' and '.join(lacking)}")
@@ -146,6 +147,21 @@ def _from_wordpieces(file: Path) -> tokenizers.Tokenizer:
     tokenizer.decoder = decoders.WordPiece()
     tokenizer.add_special_tokens([name for name in BERT_SPECIALS if name in vocab])
     return tokenizer
+
+
+def _check_pieces(file: Path) -> None:
+    """Ids are numbers of lines: a line that names nothing new would leave an id without a piece.
+
+    Raises:
+        DataError: a line is empty, or says what an earlier one said.
+    """
+    lines: dict[str, int] = {}
+    for number, line in enumerate(file.read_text(encoding="utf-8").split("\n"), 1):
+        piece = line.rstrip()  # as the library reads it
+        if (first := lines.setdefault(piece, number)) != number and piece:
+            raise DataError(f"{file}:{number}: the piece {piece!r} stands on line {first} already; expected each once")
+    if (empty := lines.get("", 0)) and empty < max(lines.values()):
+        raise DataError(f"{file}:{empty} is empty; expected a word piece on every line")
 
 
 def _from_tiktoken(file: Path) -> tokenizers.Tokenizer:

@@ -40,7 +40,7 @@ def read_origin(origin: Mapping[str, Any], roots: Sequence[Path]) -> bytes:
     path = next((place for place in places if place.is_file()), None)
     if path is None:
         looked = ", ".join(map(str, roots)) or "no folder"
-        raise DataError(f"raw file {origin['file']} is not in {looked}; name its folder")
+        raise DataError(f"raw file {origin['file']} is not in {looked}; name its folder: --root FOLDER")
     try:
         data = _fetch(path, origin)
     except STREAM_ERRORS as error:

@@ -1,19 +1,22 @@
 """Short texts found letter for letter, where signs count: `Solve: $-57=-(-p+1)$` has few words and is unmistakable.
 
 White space and the case of ASCII letters do not count, everything else does, and a match neither begins nor ends inside
-a longer word or number. One compiled pass: the hash of every window as long as the shortest wanted text is looked up in
-a bitmap, then among the hashes of the texts' beginnings, then compared.
+a longer word (of any script that writes spaces) or number (`=5` is not in `=5.3`). One compiled pass: the hash of every
+window as long as the shortest wanted text is looked up in a bitmap, then among the hashes of the texts' beginnings,
+then compared.
 
 Legend of suffixes: B bytes, V wanted texts, N documents.
 """
 
+import functools
+import unicodedata
 from typing import NamedTuple
 
 import numpy as np
 import pyarrow as pa
 
 from pipelines.compiled import inlined, kernel
-from pipelines.shingles import utf8_buffers
+from pipelines.shingles import ALONE, TABLE_END, code_points, utf8_buffers
 
 _BASE = np.uint64(0x9E3779B97F4A7C15)
 
@@ -70,11 +73,6 @@ def _squeeze(data_B, first, end, out_B, places_B):
     return used
 
 
-@inlined
-def _wordlike(byte):
-    return 48 <= byte <= 57 or 65 <= byte <= 90 or 97 <= byte <= 122
-
-
 @kernel
 def _window_hash(out_B, first, window):
     value = np.uint64(0)
@@ -113,7 +111,7 @@ def build_needles(texts: list[str]) -> Needles:
 
 
 @kernel
-def _find(data_B, offsets_N, needles):
+def _find(data_B, offsets_N, needles, is_word):
     longest = np.int64(0)
     for n in range(len(offsets_N) - 1):
         longest = max(longest, offsets_N[n + 1] - offsets_N[n])
@@ -143,7 +141,10 @@ def _find(data_B, offsets_N, needles):
                     if out_B[start + i] != letters[begin + i]:
                         same = False
                         break
-                if same and _stands_alone(data_B, first, end, places_B[start], places_B[start + size - 1]):
+                if same and not (
+                    _within_word(data_B, first, end, places_B[start], is_word)
+                    or _within_word(data_B, first, end, places_B[start + size - 1] + 1, is_word)
+                ):
                     while byte < places_B[start]:
                         character += data_B[byte] & 0xC0 != 0x80
                         byte += 1
@@ -155,12 +156,46 @@ def _find(data_B, offsets_N, needles):
     return hits_H4
 
 
+@functools.cache
+def _word_points() -> np.ndarray:
+    """Whether a code point is part of a longer word: letters with their marks and digits, of scripts with spaces."""
+    kinds = code_points().kind
+    words = (chr(code).isalnum() or unicodedata.category(chr(code))[0] == "M" for code in range(TABLE_END))
+    return np.fromiter(words, np.bool_, TABLE_END) & (kinds != ALONE)
+
+
+@inlined
+def _code_point(data_B, at):
+    """The code point whose first byte stands here."""
+    lead = np.int64(data_B[at])
+    if lead < 0x80:
+        return lead
+    more = 1 + (lead >= 0xE0) + (lead >= 0xF0)
+    code = lead & (0x3F >> more)
+    for i in range(1, more + 1):
+        code = (code << 6) | np.int64(data_B[at + i] & 0x3F)
+    return code
+
+
+@inlined
+def _digit(data_B, first, end, at):
+    return first <= at < end and 48 <= data_B[at] <= 57
+
+
 @kernel
-def _stands_alone(data_B, first, end, start, last):
-    """Whether the bytes from `start` to `last` do not begin or end within a word or number of ASCII letters."""
-    if start > first and _wordlike(data_B[start]) and _wordlike(data_B[start - 1]):
+def _within_word(data_B, first, end, at, is_word):
+    """Whether the place before byte `at` lies inside a word or a number such as 5.3 and 1,000."""
+    if at in (first, end):
         return False
-    return not (last + 1 < end and _wordlike(data_B[last]) and _wordlike(data_B[last + 1]))
+    before = at - 1
+    while before > first and data_B[before] & 0xC0 == 0x80:
+        before -= 1
+    left, right = _code_point(data_B, before), _code_point(data_B, at)
+    if left < len(is_word) and right < len(is_word) and is_word[left] and is_word[right]:
+        return True
+    if left == 46 or left == 44:
+        return _digit(data_B, first, end, before - 1) and _digit(data_B, first, end, at)
+    return (right == 46 or right == 44) and _digit(data_B, first, end, before) and _digit(data_B, first, end, at + 1)
 
 
 def find_verbatim(texts: pa.Array | pa.ChunkedArray, needles: Needles) -> list[tuple[int, int, int, int]]:
@@ -173,4 +208,4 @@ def find_verbatim(texts: pa.Array | pa.ChunkedArray, needles: Needles) -> list[t
     Returns:
         Document, wanted text, first and end character (code points) in the document.
     """
-    return _find(*utf8_buffers(texts), needles) if len(needles.texts) else []
+    return _find(*utf8_buffers(texts), needles, _word_points()) if len(needles.texts) else []

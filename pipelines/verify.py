@@ -126,9 +126,14 @@ class _Shard:
         self.checks.append(Check(name=name, passed=bool(passed), expected=str(expected), found=str(found)))
         return bool(passed)
 
+    def _shown(self, index: Path) -> str:
+        """A shard by its name beside the prefix, or by its whole path below the folder that was given as one."""
+        return str(index.with_suffix("")) if self.prefix.is_dir() else index.with_suffix("").name
+
     def check_files(self) -> bool:
         missing = [path.name for path in (self.bin, self.idx) if not path.is_file()]
-        others = sorted(path.with_suffix("").name for path in self.prefix.parent.glob("*.idx")) if missing else []
+        near = self.prefix.rglob("*.idx") if self.prefix.is_dir() else self.prefix.parent.glob("*.idx")
+        others = sorted(self._shown(path) for path in near) if missing else []
         there = f"; shards there: {', '.join(others[:5])}" if others else ""
         expected = f"{self.bin.name} and {self.idx.name} in {self.prefix.parent}"
         return self.check("files", not missing, expected, _missing(missing) + there)

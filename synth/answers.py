@@ -10,8 +10,10 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Literal
 
+from synth.dialogue import answer_of
+
 GoldKind = Literal["math", "choice", "code", "none"]
-VERSION = 1  # of all judges together; part of a sample's provenance
+VERSION = 2  # of all judges together; part of a sample's provenance
 
 
 class Verdict(StrEnum):
@@ -37,33 +39,30 @@ class Judgement:
     detail: str = ""
 
 
-SOLUTION = re.compile(r"<\|begin_of_solution\|>(.*?)(?:<\|end_of_solution\|>|\Z)|</think>(.*)", re.DOTALL)
 STATED = re.compile(
     r"(?:final answer|the answer|答案)\s*(?:is|are|:|：|是|为)\s*[:：]?\s*(.+?)(?:\.(?=\s|$)|。|\n|$)", re.IGNORECASE
 )
+BRACE = re.compile(r"\\boxed\s*\{|\\[{}]|[{}]")
+BOX = re.compile(r"\\boxed\s*(?=\{)")
 HASHES = re.compile(r"^####\s*(.+?)\s*$", re.MULTILINE)
 LETTER = re.compile(r"[(（\[]?\b([A-J])\b[)）\].:：,]?")
 
 
-def final_part(text: str) -> str:
-    """What follows the thinking, where the text marks it; else the whole text."""
-    found = SOLUTION.findall(text)
-    return "".join(found[-1]) if found else text
-
-
 def boxed(text: str) -> str | None:
-    r"""The content of the last whole `\boxed{...}`, braces inside it balanced."""
-    end = len(text)
-    while (start := text.rfind("\\boxed", 0, end)) >= 0:
-        opening = text.find("{", start)
-        if opening >= 0 and not text[start + len("\\boxed") : opening].strip():
-            depth = 0
-            for at in range(opening, len(text)):
-                depth += (text[at] == "{") - (text[at] == "}")
-                if text[at] == "}" and depth == 0:
-                    return text[opening + 1 : at].strip()
-        end = start
-    return None
+    r"""The content of the last whole `\boxed{...}`, braces inside it balanced, without boxes inside the box."""
+    open_braces: list[tuple[int, bool]] = []  # where the content begins, and whether it is a box's
+    last: tuple[int, int] | None = None
+    for match in BRACE.finditer(text):
+        mark = match.group()
+        if mark == "{" or mark.startswith("\\boxed"):
+            open_braces.append((match.end(), mark != "{"))
+        elif mark == "}" and open_braces:
+            start, is_box = open_braces.pop()
+            last = (start, match.start()) if is_box else last  # a box around it ends later
+    if last is None:
+        return None
+    found = BOX.sub("", text[last[0] : last[1]]).strip()
+    return found[1:-1].strip() if re.fullmatch(r"\{[^{}]*\}", found) else found
 
 
 def extract_answer(text: str) -> str | None:
@@ -71,7 +70,7 @@ def extract_answer(text: str) -> str | None:
 
     The part behind the thinking is read first; the last answer stands, since a chain may correct itself.
     """
-    for part in (final_part(text), text):
+    for part in (answer_of(text), text):
         if (answer := boxed(part)) is not None:
             return answer
         for pattern in (HASHES, STATED):

@@ -12,6 +12,7 @@ import numpy as np
 import xxhash
 
 from pipelines.journal import record
+from synth.dialogue import answer_of
 from synth.json_answers import read_json_answer
 from synth.kind import Stage
 from synth.ledger import Budget, Prices, Row
@@ -20,7 +21,9 @@ from synth.prompt_files import Prompts, prompt_language
 from synth.protocol import Engine, Message, Request, Response, request_key, wire_record
 from synth.recipe import SynthSettings
 from synth.response_log import ResponseLog
-from synth.verification import answer_of, check_response
+from synth.verification import check_response, declines
+
+OPENING = 200  # characters of an answer in which a model declines
 
 
 @dataclass
@@ -53,7 +56,8 @@ class Asker:
     def __post_init__(self) -> None:
         """The budget is the settings'."""
         self.prices = Prices.from_settings(self.settings.engine)
-        self.budget = Budget(self.settings.budget_tokens, self.settings.budget_usd, self.prices)
+        settings, measure = self.settings, self.engine.prompt_tokens
+        self.budget = Budget(settings.budget_tokens, settings.budget_usd, self.prices, measure)
         self._started = time.monotonic()
 
     def groups(self, works: Sequence[Work], most: int) -> Iterator[Sequence[Work]]:
@@ -95,9 +99,11 @@ class Asker:
         if stage.schema is not None:
             text, how = read_json_answer(prepared := stage.prepare(answer))
             if text is None:
-                return "not_json", how
+                return "refusal" if declines(answer[:OPENING], one.row["text"]) else "not_json", how
             how = how if prepared == answer else f"prepared+{how}"
             answer = text
+        elif declines(answer_of(answer)[:OPENING], one.row["text"]):
+            return "refusal", how
         result = stage.read(answer, one.draft, self.settings.limits)
         if isinstance(result, str):
             return result, how

@@ -13,11 +13,13 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from synth.dialogue import Dialogue
+from synth.json_answers import read_list
+from synth.json_schemas import NUMBER, TEXT, answer_format, list_of, object_of
 from synth.kind import Inputs, Stage
 from synth.latex_json import double_backslashes
 from synth.line_segments import locate_lines
 from synth.recipe import SynthSettings
-from synth.verification import Limits, Span, check_prose, check_question, check_steps, locate_segments, read_json
+from synth.verification import Limits, Span, check_prose, check_question, check_steps, locate_segments
 
 
 @dataclass(frozen=True)
@@ -41,7 +43,7 @@ class Draft:
 
 def read_segments(answer: str, draft: Draft, limits: Limits) -> Draft | str:
     """Markers to spans."""
-    found = read_json(answer, "segments")
+    found = read_list(answer, "segments")
     if isinstance(found, str):
         return found
     markers = _pairs(found, "start", str, "end", str)
@@ -53,7 +55,7 @@ def read_segments(answer: str, draft: Draft, limits: Limits) -> Draft | str:
 
 def read_lines(answer: str, draft: Draft, limits: Limits) -> Draft | str:
     """Numbers of lines to spans."""
-    found = read_json(answer, "segments")
+    found = read_list(answer, "segments")
     if isinstance(found, str):
         return found
     ranges = _pairs(found, "first", int, "last", int)
@@ -65,7 +67,7 @@ def read_lines(answer: str, draft: Draft, limits: Limits) -> Draft | str:
 
 def read_abstracts(answer: str, draft: Draft, limits: Limits) -> Draft | str:
     """One abstract for each segment."""
-    found = read_json(answer, "abstracts")
+    found = read_list(answer, "abstracts")
     if isinstance(found, str):
         return found
     if not all(isinstance(item, str) for item in found):
@@ -78,7 +80,7 @@ def read_abstracts(answer: str, draft: Draft, limits: Limits) -> Draft | str:
 
 def read_chain(answer: str, draft: Draft, limits: Limits) -> Draft | str:
     """Steps that cite segments."""
-    found = read_json(answer, "steps")
+    found = read_list(answer, "steps")
     if isinstance(found, str):
         return found
     steps = _pairs(found, "segment", int, "thought", str)
@@ -128,26 +130,19 @@ def _numbered(texts: Sequence[str]) -> str:
     return "\n\n".join(f"[{number}] {text}" for number, text in enumerate(texts, 1))
 
 
-def _schema(name: str, items: dict[str, Any]) -> dict[str, Any]:
-    properties = {name: {"type": "array", "items": items}}
-    schema = {"type": "object", "properties": properties, "required": [name], "additionalProperties": False}
-    return {"type": "json_schema", "json_schema": {"name": name, "schema": schema, "strict": True}}
-
-
-def _fields(**kinds: str) -> dict[str, Any]:
-    properties = {name: {"type": kind} for name, kind in kinds.items()}
-    return {"type": "object", "properties": properties, "required": list(kinds), "additionalProperties": False}
+def _lists(name: str, items: Mapping[str, Any]) -> dict[str, Any]:
+    return answer_format(name, object_of(**{name: list_of(items)}))
 
 
 STAGES = (
-    Stage("segment", _segment_slots, read_segments, _schema("segments", _fields(start="string", end="string"))),
-    Stage("abstract", _abstract_slots, read_abstracts, _schema("abstracts", {"type": "string"})),
-    Stage("chain", _chain_slots, read_chain, _schema("steps", _fields(segment="integer", thought="string"))),
+    Stage("segment", _segment_slots, read_segments, _lists("segments", object_of(start=TEXT, end=TEXT))),
+    Stage("abstract", _abstract_slots, read_abstracts, _lists("abstracts", TEXT)),
+    Stage("chain", _chain_slots, read_chain, _lists("steps", object_of(segment=NUMBER, thought=TEXT))),
     Stage("question", lambda draft, limits: {"chain": render_chain(draft)}, read_question),
 )
 
 
-LINES = Stage("segment", _line_slots, read_lines, _schema("segments", _fields(first="integer", last="integer")))
+LINES = Stage("segment", _line_slots, read_lines, _lists("segments", object_of(first=NUMBER, last=NUMBER)))
 """Segments of code: a line such as `return None` stands in many places, a number in one."""
 LATEX = ("cot_synthesis_math", "cot_synthesis_arxiv")
 """Recipes whose answers hold LaTeX inside JSON."""
@@ -177,6 +172,14 @@ class Backward:
     def sample_slots(self, draft: Draft) -> Mapping[str, str]:
         """Question, chain and document."""
         return {"question": draft.question, "chain": render_chain(draft), "document": draft.text}
+
+    def written(self, draft: Draft) -> str:
+        """Question and chain."""
+        return f"{draft.question}\n\n{render_chain(draft)}"
+
+    def shown(self, draft: Draft) -> str:
+        """It is the document."""
+        return ""
 
     def provenance(self, draft: Draft, mates: Sequence[str]) -> Mapping[str, str]:
         """What the stages found."""

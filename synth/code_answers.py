@@ -9,7 +9,8 @@ Against an adversary who knows this file it is no proof.
 import hashlib
 import re
 
-from synth.answers import Judgement, Verdict, final_part
+from synth.answers import Judgement, Verdict
+from synth.dialogue import answer_of
 from synth.sandbox import CPU_S, run_program
 
 FENCE = re.compile(r"```(?:python|py|Python)?[ \t]*\n(.*?)```", re.DOTALL)
@@ -19,7 +20,7 @@ REFLECTION = re.compile(r"\b(_getframe|f_back|co_consts|gc|inspect|ctypes|_exit|
 
 def extract_code(text: str) -> str | None:
     """The last fenced block of the part behind the thinking; None if there is none."""
-    for part in (final_part(text), text):
+    for part in (answer_of(text), text):
         if blocks := FENCE.findall(part):
             return blocks[-1]
     return None

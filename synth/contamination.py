@@ -39,7 +39,7 @@ class Benchmarks:
 
     def __init__(self, against: Sequence[Path], work: Path, settings: DecontaminateSettings | None = None) -> None:
         self.against, self.work = list(against), work
-        self.settings = settings or DecontaminateSettings()
+        self.settings = (settings or DecontaminateSettings()).model_copy(update={"action": "drop"})
         digests = sorted(sha256_of(path) for path in self.against)
         self.identity: Mapping[str, Any] = {"settings": self.settings.model_dump(mode="json"), "sets": digests}
         self.found: list[pa.Table] = []
@@ -61,7 +61,7 @@ class Benchmarks:
         folder.mkdir(parents=True)
         file = folder / "in.parquet"
         pq.write_table(conform(documents), file)
-        decontaminate([file], self.against, folder, self.settings.model_copy(update={"action": "drop"}))
+        decontaminate([file], self.against, folder, self.settings)
         hits = pq.read_table(folder / "hits.parquet")
         dropped = {row["id"] for path in sorted((folder / "dropped").rglob("*.parquet"))
                    for row in pq.read_table(path, columns=["id"]).to_pylist()}  # fmt: skip

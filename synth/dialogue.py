@@ -7,8 +7,8 @@ told apart once, so that every form of the same samples says the same.
 import re
 from dataclasses import dataclass
 
-_OPEN = re.compile(r"\A\s*<think>")
-_THOUGHT = re.compile(r"<\|begin_of_thought\|>(.*?)<\|end_of_thought\|>(.*)", re.DOTALL)
+_OPEN = re.compile(r"\A\s*(?:<think>|<\|begin_of_thought\|>)")
+_ENDS = ("</think>", "<|end_of_thought|>", "<|begin_of_solution|>")
 _SOLUTION = re.compile(r"<\|(?:begin|end)_of_solution\|>")
 
 
@@ -61,9 +61,13 @@ class Problem:
 
 def split_thinking(chain: str) -> tuple[str, str]:
     """Thinking and answer of a chain by its marks; the whole chain is the answer where it has none."""
-    if "</think>" in chain:
-        thinking, _, answer = chain.rpartition("</think>")
-        return _OPEN.sub("", thinking).strip(), answer.strip()
-    if match := _THOUGHT.search(chain):
-        return match.group(1).strip(), _SOLUTION.sub("", match.group(2)).strip()
+    for end in _ENDS:
+        thinking, mark, answer = chain.rpartition(end)
+        if mark:
+            return _OPEN.sub("", thinking).strip(), _SOLUTION.sub("", answer).strip()
     return "", chain.strip()
+
+
+def answer_of(chain: str) -> str:
+    """What a model answered, without the thinking before it."""
+    return split_thinking(chain)[1]

@@ -22,8 +22,10 @@ import httpx
 from pipelines.errors import DataError, StepError
 from synth.engine_pace import Pace, backoff_s
 from synth.engine_reply import Failure, failure_of, read_reply
-from synth.protocol import Capabilities, Identity, Message, Request, Response, request_key
+from synth.protocol import Capabilities, Identity, Message, Request, Response, Usage, request_key
+from synth.usage import NOTHING, charged, usage_sum
 
+MOST_BYTES = 64 << 20  # of a reply; no answer is as long
 FIRST_ANSWER_S = 15.0  # patience with a server that has never answered: its address may be wrong
 CANARY = Request(
     messages=(Message(role="user", content="Say yes."),), max_tokens=1, temperature=0.0, top_p=1.0, seed=0
@@ -42,6 +44,7 @@ class _Call:
         not_before: when it may be sent (again), by the monotonic clock.
         alone: no other request was under way while this one was.
         problem: of the last failure.
+        spent: tokens of tries that were paid for and brought nothing.
     """
 
     request: Request
@@ -50,6 +53,7 @@ class _Call:
     not_before: float = 0.0
     alone: bool = True
     problem: str = ""
+    spent: Usage = NOTHING
 
 
 class EndpointEngine:
@@ -64,6 +68,7 @@ class EndpointEngine:
         api_key: sent as bearer token.
         patience_s: how long a server that answers nobody is waited for.
         json_schema: the server enforces `response_format`; where not, it is not sent.
+        revision: of the model, as far as it is known; part of every request's key.
     """
 
     def __init__(
@@ -76,9 +81,10 @@ class EndpointEngine:
         api_key: str = "",
         patience_s: float = 300,
         json_schema: bool = True,
+        revision: str = "",
     ) -> None:
         # the address is no part of the identity: the same model on another port gives the same keys
-        self.identity = Identity(model=model, digest="", backend="endpoint", version="1")
+        self.identity = Identity(model=model, digest=revision, backend="endpoint", version="1")
         self.capabilities = Capabilities(json_schema=json_schema, batch_invariant=False)
         self.latencies_s: list[float] = []
         self.url, self.timeout_s, self.retries, self.patience_s = url.rstrip("/"), timeout_s, retries, patience_s
@@ -121,6 +127,10 @@ class EndpointEngine:
     def close(self) -> None:
         """The server is not ours to stop."""
 
+    def prompt_tokens(self, request: Request) -> int | None:
+        """Not known before the server says it."""
+        return None
+
     def body(self, request: Request) -> dict[str, Any]:
         """What is sent."""
         return request.payload(self.identity.model)
@@ -141,16 +151,32 @@ class EndpointEngine:
         headers = {"Idempotency-Key": request_key(request, self.identity)}  # servers that know it answer once
         try:
             async with asyncio.timeout(self.timeout_s):  # httpx bounds each read, not a reply that drips
-                reply = await client.post(f"{self.url}/chat/completions", json=self.body(request), headers=headers)
+                reply, content = await self._fetch(client, self.body(request), headers)
         except TimeoutError:
             return Failure("broken", f"no answer in {self.timeout_s:g} s", strain=True)
         except httpx.HTTPError as error:
             return failure_of(error)
         except (httpx.InvalidURL, UnicodeError) as error:
             return Failure("mistaken", f"{type(error).__name__}: {error}")
+        except Exception as error:  # what headers and encodings make the client stumble over speaks against this reply
+            return Failure("broken", f"a reply that cannot be read ({type(error).__name__})")
+        if content is None:
+            return Failure("broken", f"a reply of more than {MOST_BYTES >> 20} MiB", status=reply.status_code)
         if reply.status_code == 403 and not self.answers:  # later on, a filter of contents may say it of one request
             return Failure("mistaken", "HTTP 403", status=403)
-        return read_reply(reply)
+        return read_reply(reply, content)
+
+    async def _fetch(
+        self, client: httpx.AsyncClient, body: dict[str, Any], headers: dict[str, str]
+    ) -> tuple[httpx.Response, bytes | None]:
+        """A reply and its body, None where that does not end in time."""
+        content = bytearray()
+        async with client.stream("POST", f"{self.url}/chat/completions", json=body, headers=headers) as reply:
+            async for some in reply.aiter_bytes():
+                content += some
+                if len(content) > MOST_BYTES:
+                    return reply, None
+        return reply, bytes(content)
 
 
 class _Batch:
@@ -179,7 +205,10 @@ class _Batch:
         finally:
             for task in self.running:
                 task.cancel()
-            await asyncio.gather(*self.running, return_exceptions=True)
+            replies = await asyncio.gather(*self.running, return_exceptions=True)
+            for (call, _, sent), reply in zip(self.running.values(), replies, strict=True):
+                if isinstance(reply, Response):  # it came while another failed for good
+                    self._answered(call, reply, sent)
 
     def _launch(self) -> None:
         now = time.monotonic()
@@ -225,7 +254,7 @@ class _Batch:
         self.engine.latencies_s.append(now - sent)
         self.engine.pace.answered()
         self.silent_since = now
-        self.out.put((call.request, reply))
+        self.out.put((call.request, charged(call.request, reply, call.spent)))
 
     async def _failed(self, call: _Call, failure: Failure, ticket: int) -> None:
         engine = self.engine
@@ -240,12 +269,12 @@ class _Batch:
             call.failures += 1
             if not failure.status and not failure.strain:
                 engine.pace.broken()  # the connection was cut: the server may have died of this request
-        call.tries, call.problem = call.tries + 1, failure.problem
+        call.tries, call.problem, call.spent = call.tries + 1, failure.problem, usage_sum(call.spent, failure.usage)
         if failure.kind in ("unreachable", "broken") and await engine.revive():
             self.silent_since = time.monotonic()  # its start takes as long as it takes
         if failure.kind == "broken" and self._on_trial(call) and call.alone and await self._canary():
             raw = {"status": failure.status, "body": failure.problem}
-            self.out.put((call.request, Response(text="", finish_reason="poison", raw=raw)))
+            self.out.put((call.request, Response(text="", finish_reason="poison", raw=raw, usage=call.spent)))
             return
         self._check_patience(call, failure)
         now, wait = time.monotonic(), failure.wish_s if failure.wish_s is not None else backoff_s(call.tries)

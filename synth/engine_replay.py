@@ -31,5 +31,10 @@ class ReplayEngine:
         for request in requests:
             yield request, self.answers.get(request_key(request, self.identity), missing)
 
+    def prompt_tokens(self, request: Request) -> int | None:
+        """As then; None where it was not asked, or the server did not say."""
+        known = self.answers.get(request_key(request, self.identity))
+        return known.usage.prompt_tokens or None if known else None
+
     def close(self) -> None:
         """Nothing was started."""

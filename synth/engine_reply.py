@@ -5,6 +5,7 @@ other. What may pass is told apart by whose fault it can be: an overloaded or un
 request, a broken reply may. A wrong key, name or address stops everything, since no request could do better.
 """
 
+import json
 import re
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -13,11 +14,14 @@ import httpx
 
 from synth.engine_pace import wish_of
 from synth.protocol import FinishReason, Response, Usage
+from synth.usage import MARK, NOTHING, UNKNOWN, reported_usage
 
 OVERLOADED = {429, 503, 529}
 PASSING = {408, 409, 425, 500, 502, 504, *range(520, 528)}  # 520 to 527: a proxy lost its server
 MISTAKEN = {401, 402, 404, 405, 407}
 FINISH: dict[str | None, FinishReason] = {"stop": "stop", "length": "length"}
+REASONING = ("reasoning_content", "reasoning")
+NO_TEXT = ("tool_calls", "function_call", "refusal")  # what a message may hold instead of a text
 BODY_CHARS = 2000  # of a refusal, kept in the log
 _TOO_LONG = re.compile(
     r"maximum context length|context_length_exceeded|context (size|window|length)|prompt is too long"
@@ -39,6 +43,7 @@ class Failure:
         strain: whether fewer requests at once may help.
         wish_s: how long the server asks to be left alone.
         status: HTTP code, 0 without one.
+        usage: tokens that were paid for nevertheless.
     """
 
     kind: Kind
@@ -46,6 +51,7 @@ class Failure:
     strain: bool = False
     wish_s: float | None = None
     status: int = 0
+    usage: Usage = NOTHING
 
 
 def failure_of(error: httpx.HTTPError) -> Failure:
@@ -58,14 +64,16 @@ def failure_of(error: httpx.HTTPError) -> Failure:
     return Failure("broken", problem, strain=isinstance(error, httpx.TimeoutException))
 
 
-def read_reply(reply: httpx.Response) -> Response | Failure:
-    """What a reply means."""
-    status, text = reply.status_code, reply.text
+def read_reply(reply: httpx.Response, content: bytes) -> Response | Failure:
+    """What a reply means.
+
+    Args:
+        reply: its status and headers.
+        content: its body, which is read as UTF-8 whatever the headers say, as JSON is.
+    """
+    status, text = reply.status_code, content.decode("utf-8", "replace")
     if reply.is_success:
-        try:
-            return _completion(reply.json(), status)
-        except (ValueError, KeyError, IndexError, TypeError, AttributeError) as error:
-            return Failure("broken", f"HTTP {status} with no completion in it ({type(error).__name__})", status=status)
+        return _read_body(text, status)
     said = " ".join(text[:200].split())
     problem = f"HTTP {status}" + (f": {said}" if said else "")
     if status in OVERLOADED:
@@ -75,25 +83,37 @@ def read_reply(reply: httpx.Response) -> Response | Failure:
     if status in MISTAKEN or not 400 <= status < 500:
         return Failure("mistaken", problem, status=status)
     finish: FinishReason = "prompt_too_long" if status == 413 or _TOO_LONG.search(text) else "refused"
-    return Response(text="", finish_reason=finish, raw={"status": status, "body": _clean(text[:BODY_CHARS])})
+    return Response(text="", finish_reason=finish, raw={"status": status, "body": text[:BODY_CHARS]})
+
+
+def _read_body(text: str, status: int) -> Response | Failure:
+    body: Any = None
+    try:
+        body = json.loads(text)
+        return _completion(body, status)
+    except Exception as error:  # whatever a server writes, nested without end too, speaks against this one reply alone
+        problem = f"HTTP {status} with no completion in it ({type(error).__name__})"
+        usage = reported_usage(body.get("usage")) if isinstance(body, dict) else None
+        return Failure("broken", problem, status=status, usage=usage or NOTHING)
 
 
 def _completion(body: dict[str, Any], status: int) -> Response:
     choice = body["choices"][0]
-    message, usage = choice["message"], body.get("usage") or {}
-    text = message["content"] or ""
-    thought = message.get("reasoning_content") or message.get("reasoning")
+    message, usage = choice["message"], reported_usage(body.get("usage"))
+    said, ended, model = message.get("content"), choice.get("finish_reason"), body.get("model")
+    text, finish = said or "", FINISH.get(ended, "refused")
+    if said is None and any(message.get(name) for name in NO_TEXT):  # would come again, whatever the reason given
+        finish = "refused"
+    elif "content" not in message and not any(name in message for name in REASONING):
+        raise KeyError("content")
+    thought = next((found for name in REASONING if (found := message.get(name))), None)
     if isinstance(thought, str):  # servers with a reasoning parser take it out of the text
         text = f"<think>{thought}</think>{text}"
-    details = usage.get("prompt_tokens_details") or {}
+    ended, model = (_clean(value) if isinstance(value, str) else None for value in (ended, model))
+    raw = {"status": status, "finish_reason": ended, "model": model}
     return Response(
-        text=_clean(text),
-        finish_reason=FINISH.get(choice.get("finish_reason"), "refused"),
-        usage=Usage(
-            prompt_tokens=int(usage.get("prompt_tokens") or 0), cached_tokens=int(details.get("cached_tokens") or 0),
-            completion_tokens=int(usage.get("completion_tokens") or 0),
-        ),
-        raw={"status": status, "finish_reason": choice.get("finish_reason"), "model": body.get("model")},
+        text=_clean(text), finish_reason=finish, usage=usage or NOTHING,
+        raw=raw if usage is not None else {**raw, MARK: UNKNOWN},
     )  # fmt: skip
 
 

@@ -31,7 +31,8 @@ LOG = "vllm-serve.log"
 LOOK_S = 0.25
 DEAF_S = 15.0  # without a connection, after it was ready
 NEUTRAL = {"top_k": -1, "repetition_penalty": 1.0, "min_p": 0.0}
-"""The model's own generation config names its end tokens, which hold; its habits of sampling do not."""
+"""The model's own generation config names its end tokens, which hold;
+its habits of sampling do not; part of the identity."""
 _ERROR = re.compile(r"\b(\w*(Error|Exception)\b.*)")
 
 
@@ -52,7 +53,8 @@ class ServedVllm(EndpointEngine):
 
     def __init__(self, model: Path, dtype: str, scratch: Path, start_timeout_s: float = 900, **options: Any) -> None:
         super().__init__("http://127.0.0.1:0/v1", "local", **options)
-        version = f"{installed_version()} {dtype}"
+        neutral = " ".join(f"{name} {value:g}" for name, value in NEUTRAL.items())
+        version = f"{installed_version()} {dtype} {neutral}"
         self.identity = Identity(model="local", digest=digest_model(model), backend="vllm serve", version=version)
         self.capabilities = Capabilities(json_schema=True, batch_invariant=False)
         self.folder, self.dtype, self.log, self.start_timeout_s = model, dtype, scratch / LOG, start_timeout_s
@@ -71,7 +73,7 @@ class ServedVllm(EndpointEngine):
             self._start()
         fitting = []
         for request in requests:
-            if (tokens := self._prompt_tokens(request)) + 1 > self.room:
+            if (tokens := self.prompt_tokens(request)) + 1 > self.room:
                 usage = Usage(prompt_tokens=tokens)
                 yield request, Response(text="", finish_reason="prompt_too_long", usage=usage)
             else:
@@ -79,8 +81,11 @@ class ServedVllm(EndpointEngine):
         yield from super().generate(fitting)
 
     def body(self, request: Request) -> dict[str, Any]:
-        """The payload, with the ceiling that the prompt leaves room for: vLLM refuses more."""
-        limit = min(request.max_tokens, self.room - self._prompt_tokens(request))
+        """The payload, with the ceiling that the prompt leaves room for: vLLM refuses more.
+
+        The key need not cover the lower ceiling: it follows from the payload and the model's folder, which it covers.
+        """
+        limit = min(request.max_tokens, self.room - self.prompt_tokens(request))
         return request.payload(self.identity.model) | {"max_tokens": limit}
 
     def close(self) -> None:
@@ -119,7 +124,8 @@ class ServedVllm(EndpointEngine):
         except httpx.HTTPError:
             return False
 
-    def _prompt_tokens(self, request: Request) -> int:
+    def prompt_tokens(self, request: Request) -> int:
+        """By the model's own tokenizer."""
         if self.tokenizer is None:
             from transformers import AutoTokenizer
 

@@ -27,7 +27,7 @@ class TransformersEngine:
         model: folder in Hugging Face format.
         dtype: of weights and activations.
         device: `cpu` or `cuda`.
-        threads: of each forward pass; fixed, since float sums depend on it.
+        threads: of each forward pass; fixed and part of the identity, as torch is: float sums depend on them.
     """
 
     capabilities = Capabilities(json_schema=False, batch_invariant=True, literal_text=True)
@@ -35,11 +35,13 @@ class TransformersEngine:
     def __init__(self, model: Path, dtype: str = "float32", device: str = "cpu", threads: int = 1) -> None:
         self.identity = Identity(
             model="local", digest=digest_model(model), backend="transformers",
-            version=f"{importlib.metadata.version('transformers')} {dtype} {device}",
+            version=f"{importlib.metadata.version('transformers')} torch {torch.__version__} {dtype} {device} "
+                    f"threads {threads}",
         )  # fmt: skip
         self.folder, self.dtype, self.device, self.threads = model, dtype, device, threads
         self.latencies_s: list[float] = []
         self.loaded: tuple[Any, Any] | None = None
+        self.tokenizer: Any = None
 
     def generate(self, requests: Sequence[Request]) -> Iterator[tuple[Request, Response]]:
         """Answer in the order of the requests."""
@@ -55,17 +57,25 @@ class TransformersEngine:
             self.latencies_s.append(time.monotonic() - started)
             yield request, response
 
+    def prompt_tokens(self, request: Request) -> int:
+        """Exact; needs no weights."""
+        return len(encode_chat(self._tokenizer(), request.messages))
+
     def close(self) -> None:
         """Free the weights; the next request would load them again."""
         self.loaded = None
 
     def _load(self) -> tuple[Any, Any]:
         logging.disable_progress_bar()  # weights load in silence: progress is Loam's to show
-        tokenizer = AutoTokenizer.from_pretrained(str(self.folder), local_files_only=True)
+        tokenizer = self._tokenizer()
         model: Any = AutoModelForCausalLM.from_pretrained(
             str(self.folder), local_files_only=True, use_safetensors=True, dtype=getattr(torch, self.dtype)
         )
         return model.to(self.device).eval(), tokenizer
+
+    def _tokenizer(self) -> Any:
+        self.tokenizer = self.tokenizer or AutoTokenizer.from_pretrained(str(self.folder), local_files_only=True)
+        return self.tokenizer
 
     def _answer(self, model: Any, tokenizer: Any, request: Request) -> Response:
         prompt = encode_chat(tokenizer, request.messages)

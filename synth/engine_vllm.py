@@ -52,6 +52,7 @@ class VllmEngine:
         self.room = room_of(model)
         self.latencies_s: list[float] = []  # a window is answered as a whole
         self.engine: Any = None
+        self.tokenizer: Any = None
 
     def generate(self, requests: Sequence[Request]) -> Iterator[tuple[Request, Response]]:
         """Answer window by window; a prompt without room for an answer is turned down before vLLM sees it.
@@ -71,6 +72,14 @@ class VllmEngine:
                     usage = Usage(prompt_tokens=len(ids))
                     yield request, Response(text="", finish_reason="prompt_too_long", usage=usage)
             yield from self._answer([(request, ids) for request, ids in prompts if len(ids) + 1 <= self.room])
+
+    def prompt_tokens(self, request: Request) -> int:
+        """Exact; does not start vLLM."""
+        if self.tokenizer is None:
+            from transformers import AutoTokenizer
+
+            self.tokenizer = AutoTokenizer.from_pretrained(str(self.folder), local_files_only=True)
+        return len(encode_chat(self.tokenizer, request.messages))
 
     def close(self) -> None:
         """Stop vLLM's processes; the next request would start them again."""

@@ -26,7 +26,9 @@ class EngineSettings(Section):
         start_timeout_s: until `vllm serve` must be ready.
         window: requests per call of vLLM's offline engine.
         url: of the server, up to `/v1`.
-        model_name: that the server knows the model by.
+        model_name: that the server (`endpoint`) knows the model by; it must be given.
+        revision: of the model behind the server (`endpoint`), in words of your own; another one asks everything anew,
+            and only with one are answers shared between runs.
         json_schema: the server (`endpoint`) enforces JSON schemas; where it does not, answers are read strictly, with
             small slips mended and counted.
         concurrency: most requests under way at a server at once; fewer while it shows strain.
@@ -48,7 +50,8 @@ class EngineSettings(Section):
     start_timeout_s: float = Field(default=900, gt=0)
     window: int = Field(default=1024, ge=1)
     url: str | None = None
-    model_name: str = "default"
+    model_name: str | None = None
+    revision: str = ""
     json_schema: bool = True
     concurrency: int = Field(default=64, ge=1)
     timeout_s: float = Field(default=300, gt=0)
@@ -81,10 +84,12 @@ def open_engine(settings: EngineSettings, model: Path | None, scratch: Path = Pa
 
         if settings.url is None:
             raise RecipeError("engine endpoint needs engine.url, such as http://localhost:8000/v1")
+        if not settings.model_name:
+            raise RecipeError("engine endpoint needs engine.model_name, the name that the server knows the model by; "
+                              "answers are found again by it")  # fmt: skip
         key = os.environ.get(settings.api_key_variable, "")
-        return EndpointEngine(
-            settings.url, settings.model_name, api_key=key, json_schema=settings.json_schema, **asked
-        )  # fmt: skip
+        return EndpointEngine(settings.url, settings.model_name, api_key=key, json_schema=settings.json_schema,
+                              revision=settings.revision, **asked)  # fmt: skip
     if settings.name == "replay":
         from synth.engine_replay import ReplayEngine
 

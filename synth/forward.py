@@ -8,6 +8,7 @@ always and never are those worth training on. A question without a reference is 
 """
 
 import json
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -139,6 +140,14 @@ class Forward:
         """Question and chain."""
         return {"question": draft.question, "chain": draft.chain}
 
+    def written(self, draft: Attempt) -> str:
+        """The chain; the question is the document."""
+        return draft.chain
+
+    def shown(self, draft: Attempt) -> str:
+        """It is the document."""
+        return ""
+
     def provenance(self, draft: Attempt, mates: Sequence[str]) -> Mapping[str, str]:
         """The reference, the answer, and how many of the question's chains were verified of those decided."""
         verified = mates.count("")
@@ -150,6 +159,23 @@ class Forward:
         rate = json.dumps(round(verified / (verified + refuted), 4))
         return common | {"gold": draft.gold, "verdict": Verdict.VERIFIED, "verified": str(verified),
                          "refuted": str(refuted), "pass_rate": rate}  # fmt: skip
+
+    def numbers(self, ended: Sequence[tuple[Mapping[str, Any], str | None]]) -> dict[str, Any]:
+        """How many questions have a reference, and the verdicts on chains.
+
+        Args:
+            ended: document and reason of rejection (None: accepted) of every chain.
+        """
+        golds = {row["id"]: self.units(row)[0][1].gold for row, _ in ended}
+        known = (Verdict.REFUTED, Verdict.UNDECIDED)
+        verdicts: Counter[str] = Counter()
+        for row, reason in ended:
+            accepted = CONSENSUS if golds[row["id"]] is None else str(Verdict.VERIFIED)
+            found = next((str(one) for one in known if (reason or "").startswith(one)), "other")
+            verdicts[accepted if reason is None else found] += 1
+        referenced = sum(gold is not None for gold in golds.values())
+        return {"references": {"questions": len(golds), "with_reference": referenced},
+                "verdicts": dict(sorted(verdicts.items()))}  # fmt: skip
 
     def close(self) -> None:
         """End the judge's process."""

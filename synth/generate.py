@@ -20,11 +20,11 @@ from synth.asker import Asker
 from synth.engines import open_engine
 from synth.forms import write_forms
 from synth.kind import Inputs, Kind, Library
-from synth.ledger import summary
+from synth.ledger import Row, summary
 from synth.outputs import Maker, Reject, Work, write_outputs
 from synth.recipe import SynthSettings, open_kind, prompts_of, recipe_hash
 from synth.report import passed_stages, write_report
-from synth.response_log import ResponseLog, forget
+from synth.response_log import ResponseLog, forget, shared_logs
 from synth.screening import Screening
 from synth.screens import DOCUMENT, Screens
 from synth.selection import select_documents
@@ -61,7 +61,8 @@ def synthesize(
         held_out: Parquet files with the ids (column `id`) of documents that no sample may be made of.
         library: what `cot_rag` retrieves from; `files` when not given.
         log: folder of all answers ever given, which outlives this step; a scratch folder of `work` when not given.
-        earlier: folders `responses/` of other runs, whose answers are used where the same engine gave them.
+        earlier: folders `responses/` of other runs, whose answers are used where the same engine gave them; not those
+            of a server without `engine.revision`.
         replaces: output of an earlier run whose place this one takes; of its answers none is lost.
         other_model: these logs may hold answers of another model.
         screening: evaluation sets, and screens that need what synthesis may not import.
@@ -74,30 +75,43 @@ def synthesize(
         LoamError: the engine is not to be had (see `open_engine`), a server stayed away, or the log is not ours.
     """
     log, before = log or work / SCRATCH / "answers" / "responses", [replaces / "responses"] if replaces else []
+    known = [*before, work / "responses"]
     with (
         closing(open_kind(settings, Inputs(files, work, model, held_out, library or Library()))) as kind,
         closing(open_engine(settings.engine, model, log)) as engine,
-        ResponseLog(log, engine, [*earlier, *before, work / "responses"], other_model) as answers,
+        ResponseLog(log, engine, [*shared_logs(earlier, engine.identity), *known], other_model) as answers,
     ):
         selection = select_documents(files, settings, held_out)
         asker = Asker(engine, answers, settings, prompts_of(settings), recipe_hash(settings, kind.identity))
-        with closing(Screens(settings, screening or Screening(), engine.identity, work, log, other_model)) as screens:
+        screens = Screens(settings, screening or Screening(), engine.identity, work, log, other_model, replaces)
+        with closing(screens):
             barred = screens.barred(selection.documents)
             works = [one for row in selection.documents.to_pylist() for one in cut(kind, row, barred)]
             _run_stages(asker, kind, works)
-            for place in before:
-                answers.rescue(place)
-            answers.publish(work / "responses")
-            verification = verification_hash(settings.limits, screens.identity)
-            maker = Maker(settings, kind, asker.prompts, asker.recipe, verification, engine.identity)
-            settled = settle(kind, asker.finished)
-            asker.ledger += screens.run(settled, maker, asker.ledger)
-    return _outcome(asker, settled, kind, selection.seen, work, _write(asker, settled, maker, work, log))
+            _publish(answers, before, work)
+            maker, settled = _maker(asker, kind, screens), settle(kind, asker.finished)
+            judged = screens.run(settled, maker, asker.ledger)
+    forms = _write(asker, settled, maker, judged, work, log)
+    return _outcome(asker, settled, kind, selection.seen, work, forms, judged)
 
 
-def _write(asker: Asker, settled: Sequence[Work], maker: Maker, work: Path, log: Path) -> dict[str, int]:
+def _publish(answers: ResponseLog, before: Sequence[Path], work: Path) -> None:
+    """The log that a run shows, and nothing lost of the run whose place it takes."""
+    for place in before:
+        answers.rescue(place)
+    answers.publish(work / "responses")
+
+
+def _maker(asker: Asker, kind: Kind, screens: Screens) -> Maker:
+    verification = verification_hash(asker.settings.limits, screens.identity)
+    return Maker(asker.settings, kind, asker.prompts, asker.recipe, verification, asker.engine.identity)
+
+
+def _write(
+    asker: Asker, settled: Sequence[Work], maker: Maker, judged: Sequence[Row], work: Path, log: Path
+) -> dict[str, int]:
     """Everything that a run leaves behind; afterwards the log is not needed any more."""
-    write_outputs(settled, asker.ledger, work, maker)
+    write_outputs(settled, [*asker.ledger, *judged], work, maker)
     forms = write_forms(settled, work, maker, maker.settings.forms)
     write_report(work, settled, asker.finished, maker.kind.stages, maker)
     asker.record_speed()
@@ -141,21 +155,40 @@ def settle(kind: Kind, works: Sequence[Work]) -> list[Work]:
     return settled
 
 
+def accepted_ids(asked: Sequence[Work], settled: Sequence[Work]) -> set[str]:
+    """Units whose answers are in an accepted sample, by the last word: that of the screens.
+
+    Args:
+        asked: units as they left the stages.
+        settled: what is written of every document: those units, or all that passed joined into one.
+    """
+    units, kept = {one.id for one in asked}, [one for one in settled if one.reject is None]
+    joined = {one.row["id"] for one in kept if one.id not in units}
+    alone = {one.id for one in kept}
+    return {one.id for one in asked if one.reject is None and (one.id in alone or one.row["id"] in joined)}
+
+
+def told_by(kind: Kind, settled: Sequence[Work]) -> dict[str, Any]:
+    """Numbers of a kind's own, such as verdicts; most have none."""
+    numbers = getattr(kind, "numbers", None)
+    return {} if numbers is None else numbers([(one.row, one.reject and one.reject.reason) for one in settled])
+
+
 def _outcome(
-    asker: Asker, settled: Sequence[Work], kind: Kind, seen: dict[str, int], work: Path, forms: dict[str, int]
-) -> Outcome:
+    asker: Asker, settled: Sequence[Work], kind: Kind, seen: dict[str, int], work: Path, forms: dict[str, int],
+    judged: Sequence[Row],
+) -> Outcome:  # fmt: skip
     reasons: dict[str, int] = {}
     for one in settled:
         if one.reject is not None:
             reasons[one.reject.reason] = reasons.get(one.reject.reason, 0) + 1
     kept = sum(one.reject is None for one in settled)
-    sources = {one.row["id"] for one in settled if one.reject is None}
-    accepted = {one.id for one in asker.finished if one.reject is None and one.row["id"] in sources}
     metrics: dict[str, Any] = {
         "seen": seen,
+        **told_by(kind, settled),
         "passed_stage": passed_stages(asker.finished, kind.stages),
         "accepted_share": kept / len(settled) if settled else None,
-        **summary(asker.ledger, accepted),
+        **summary(asker.ledger, accepted_ids(asker.finished, settled), judged),
         **({"forms": forms} if forms else {}),
     }
     counts = Counts(docs_in=len(settled), kept=kept, rejected=reasons)

@@ -1,8 +1,9 @@
-"""Reading an answer that should be JSON, where no engine has seen to it that it is.
+"""Reading an answer that should be JSON, where no engine has seen to it that it is; all answers are read here.
 
 First strictly; then each slip that models are known for is mended once, from the outside in, and what was mended is
 recorded in the ledger: a fence of code, prose around the object, a comma before a closing bracket, bare line breaks in
-a string. Nothing is completed or guessed: an answer that breaks off, names a key twice or writes `NaN` is no JSON.
+a string. Nothing is completed or guessed: an answer that breaks off, names a key twice, or holds what cannot be written
+down again (`NaN`, a number beyond all floats, half a surrogate pair) is no JSON.
 """
 
 import json
@@ -24,6 +25,27 @@ def read_json_answer(answer: str) -> tuple[str | None, str]:
         The object as canonical JSON, None where there is none; and how it was read: `strict`, or what was mended,
         joined by `+`.
     """
+    found, how = _read(answer)
+    return (None if found is None else _written(found)), how
+
+
+def read_object(answer: str, *keys: str) -> dict[str, Any] | str:
+    """The JSON object of an answer with these keys, or the reason why there is none."""
+    found, _ = _read(answer)
+    if found is None:
+        return "not_json"
+    return found if all(key in found for key in keys) else "wrong_shape"
+
+
+def read_list(answer: str, key: str) -> list[Any] | str:
+    """The list under a key of the JSON object of an answer, or the reason why there is none."""
+    found = read_object(answer, key)
+    if isinstance(found, str):
+        return found
+    return found[key] if isinstance(found[key], list) else "wrong_shape"
+
+
+def _read(answer: str) -> tuple[dict[str, Any] | None, str]:
     text, mended, strict = answer.strip(), [], True
     for mend in (None, "fence", "prose", "comma", "line_break"):
         if mend == "line_break":
@@ -36,16 +58,21 @@ def read_json_answer(answer: str) -> tuple[str | None, str]:
         if mend:
             mended.append(mend)
         if (value := _parse(text, strict)) is not None:
-            return json.dumps(value, ensure_ascii=False), "+".join(mended) or STRICT
+            return value, "+".join(mended) or STRICT
     return None, ""
 
 
 def _parse(text: str, strict: bool) -> dict[str, Any] | None:
     try:
         value = json.loads(text, strict=strict, object_pairs_hook=_once, parse_constant=_refuse)
-    except (ValueError, RecursionError):
+        _written(value).encode()
+    except (ValueError, RecursionError):  # a UnicodeEncodeError is a ValueError
         return None
     return value if isinstance(value, dict) else None
+
+
+def _written(value: Any) -> str:
+    return json.dumps(value, ensure_ascii=False, allow_nan=False)
 
 
 def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

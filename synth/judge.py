@@ -14,15 +14,17 @@ from typing import Any
 
 from pipelines.errors import RecipeError
 from pipelines.manifest import digest_of
+from pipelines.model_cost import HubModel
 from synth.asker import Asker
 from synth.engines import open_engine
+from synth.json_answers import read_object
 from synth.kind import Stage
-from synth.ledger import Row
+from synth.ledger import Prices, Row
 from synth.outputs import Reject, Work, name_of
 from synth.prompt_files import load_prompts
 from synth.protocol import Identity
 from synth.recipe import SynthSettings
-from synth.response_log import ResponseLog
+from synth.response_log import ResponseLog, shared_logs
 from synth.screen_settings import JudgeSettings
 from synth.screening import Candidate, Finding
 from synth.verification import Limits
@@ -54,11 +56,10 @@ class Verdict:
 
 def read_verdict(answer: str, draft: Any, limits: Limits) -> Verdict | str:
     """The verdict in an answer, or why there is none."""
-    try:
-        found = json.loads(answer)
-        marks, reason = found["scores"], found["reason"]
-    except (ValueError, KeyError, TypeError):
-        return "wrong_shape"
+    found = read_object(answer, "scores", "reason")
+    if isinstance(found, str):
+        return found
+    marks, reason = found["scores"], found["reason"]
     if not isinstance(marks, dict) or set(marks) != set(MARKS) or not isinstance(reason, str):
         return "wrong_shape"
     if not all(type(mark) is int and 1 <= mark <= 5 for mark in marks.values()):
@@ -67,7 +68,7 @@ def read_verdict(answer: str, draft: Any, limits: Limits) -> Verdict | str:
 
 
 def _slots(draft: Candidate, limits: Limits) -> dict[str, str]:
-    return {"source": draft.document, "sample": draft.written}
+    return {"source": draft.source, "sample": draft.written}
 
 
 FORMAT = {"type": "json_schema", "json_schema": {"name": "verdict", "schema": _SCHEMA, "strict": True}}
@@ -83,11 +84,12 @@ class Judge:
         generator: who wrote the samples.
         work: the step's working folder; `judge/` in it is the published log.
         log: folder of all its answers ever given.
-        earlier: folders `judge/` of other runs.
+        earlier: folders `judge/` of other runs; read where the same judge is known to have answered.
+        replaces: output of an earlier run whose place this one takes; of its judge's answers none is lost.
         other_model: `log` may hold answers of another model.
 
     Raises:
-        RecipeError: judge and generator are one model.
+        RecipeError: judge and generator are one model, or a budget in dollars knows no prices of the judge.
         LoamError: the engine is not to be had (see `open_engine`).
     """
 
@@ -95,12 +97,17 @@ class Judge:
 
     def __init__(
         self, settings: SynthSettings, judge: JudgeSettings, generator: Identity, work: Path, log: Path,
-        earlier: Sequence[Path] = (), other_model: bool = False,
+        earlier: Sequence[Path] = (), replaces: Path | None = None, other_model: bool = False,
     ) -> None:  # fmt: skip
+        if settings.budget_usd is not None and Prices.from_settings(judge.engine).prompt is None:
+            raise RecipeError(
+                "budget_usd pays the judge, too: it needs judge.engine.price_per_million_prompt and "
+                "judge.engine.price_per_million_completion, 0 for a model of your own"
+            )
         changed = {"engine": judge.engine, "sampling": judge.sampling, "attempts": judge.attempts, "seed": judge.seed}
         self.settings = settings.model_copy(update=changed)
         self.engine = open_engine(judge.engine, judge.model, log)
-        if same_model(self.engine.identity, generator):
+        if same_model(self.engine.identity, generator, judge.hub, settings.generator):
             self.engine.close()
             raise RecipeError(
                 f"the judge is the generator ({name_of(generator)}): a model flatters itself; give judge.model or "
@@ -110,7 +117,9 @@ class Judge:
         asked = {"prompts": self.prompts.hashes(), "sampling": judge.sampling.model_dump(mode="json")}
         self.recipe = digest_of({"recipe": "judge", "seed": judge.seed, **asked})[:16]
         self.identity: Mapping[str, Any] = {"engine": self.engine.identity.model_dump(mode="json"), **asked}
-        self.work, self.log, self.earlier, self.other_model = work, log, earlier, other_model
+        self.work, self.log, self.other_model = work, log, other_model
+        self.earlier = shared_logs(earlier, self.engine.identity)
+        self.before = [replaces / self.name] if replaces else []
         self.ledger: list[Row] = []
 
     def spend(self, ledger: Sequence[Row]) -> None:
@@ -123,12 +132,12 @@ class Judge:
     def judge(self, candidates: Sequence[Candidate], limits: Limits) -> Sequence[Finding]:
         """Ask about each sample."""
         works = [Work(dict(candidate.row), candidate.unit, candidate) for candidate in candidates]
-        known = [*self.earlier, self.work / self.name]
+        known = [*self.earlier, *self.before, self.work / self.name]
         with ResponseLog(self.log, self.engine, known, self.other_model) as answers:
             asker = Asker(self.engine, answers, self.settings, self.prompts, self.recipe)
             for group in asker.groups(works, len(works)):
                 asker.run_stage(STAGE, group)
-            for place in self.earlier:
+            for place in self.before:
                 answers.rescue(place)
             answers.publish(self.work / self.name)
         asker.record_speed()
@@ -157,6 +166,25 @@ def undecided(reject: Reject, limits: Limits, facts: Mapping[str, str]) -> Findi
     return Finding(None if limits.keep_undecided else "judge_unreadable", f"{reject.reason}: {reject.answer}", told)
 
 
-def same_model(one: Identity, other: Identity) -> bool:
-    """Whether two engines answer with the same weights: by digest, or by name where a server shows none."""
-    return one.digest == other.digest if one.digest or other.digest else one.model == other.model
+def same_model(
+    one: Identity, other: Identity, one_hub: HubModel | None = None, other_hub: HubModel | None = None
+) -> bool:
+    """Whether two engines answer with the same weights: by digest, or by name where one is a server, which shows none.
+
+    Revisions of one model are one family: they may not judge one another.
+
+    Args:
+        one: an engine.
+        other: another.
+        one_hub: what the recipe declares the first one to be.
+        other_hub: the same of the other.
+    """
+    if "endpoint" not in (one.backend, other.backend) and (one.digest or other.digest):
+        return one.digest == other.digest
+    return bool(_names_of(one, one_hub) & _names_of(other, other_hub))
+
+
+def _names_of(identity: Identity, hub: HubModel | None) -> frozenset[str]:
+    """What a model is called, in lower case; the name of a folder is the same for all of them, and tells nothing."""
+    shown = [identity.model] if identity.backend == "endpoint" or not identity.digest else []
+    return frozenset(name.lower() for name in (*shown, *([hub.dataset] if hub else [])))

@@ -102,6 +102,14 @@ class Kind(Protocol):
         """What fills the sample's template (`sample.md` among the prompts)."""
         ...
 
+    def written(self, draft: Any) -> str:
+        """What the model wrote of a finished sample, and nothing that it was given: what screens look at."""
+        ...
+
+    def shown(self, draft: Any) -> str:
+        """What the model was given to write from, where that is not the document; empty where it is."""
+        ...
+
     def provenance(self, draft: Any, mates: Sequence[str]) -> Mapping[str, str]:
         """What a sample's metadata says about how it came to be.
 

@@ -7,6 +7,7 @@ that `\n` before a word stays a line break; what was doubled already is left alo
 import re
 
 _BACKSLASH = re.compile(r'\\(\\|"|/|u[0-9a-fA-F]{4}|[A-Za-z]+|.|$)', re.DOTALL)
+_CODE_POINT = re.compile("u[0-9a-fA-F]{4}")
 _NAMES = """
 backslash bar because begin beta between bf big bigcap bigcup bigl bigr binom bmod boldsymbol bot boxed breve bullet
 fbox flat footnote forall frac frown
@@ -14,7 +15,6 @@ nabla natural ne nearrow neg neq newline nexists ni nleq nmid not notag notin nu
 rangle rbrace rceil ref rfloor rho right rightarrow rightharpoonup rm root
 tag tan tanh tau tbinom text textbf textit textrm tfrac therefore theta thickapprox thinspace tilde times tiny to top
 triangle tt
-underbrace underline uparrow upharpoonright uplus upsilon
 """
 _COMMANDS = frozenset(_NAMES.split())
 """Names that begin with a letter that JSON gives a meaning after a backslash."""
@@ -34,8 +34,8 @@ def double_backslashes(answer: str) -> str:
 
 def _double(match: re.Match[str]) -> str:
     after = match.group(1)
-    if after in ("\\", '"', "/") or (after[:1] == "u" and after[1:5].isalnum() and not after.isalpha()):
+    if after in ("\\", '"', "/") or _CODE_POINT.fullmatch(after):
         return match.group()
-    if after[:1] in "bfnrtu" and after not in _COMMANDS:
+    if after[:1] in tuple("bfnrt") and after not in _COMMANDS:
         return match.group()
     return "\\" + match.group()

@@ -2,11 +2,15 @@
 
 A budget holds for all that a run uses, answers from the log included, so that it falls at the same place however often
 the run was killed. Requests are admitted in their fixed order, as many at once as would stay within the budget if each
-took all the tokens that it may: a bound, not a guess, so that the budget is never passed. What was not asked is counted
-as `budget`; a later run with more finds every answer in the log. The ledger holds no clock.
+took all the tokens that it may. That is a bound where a prompt's template has been measured: of a stage one request is
+asked alone; no template is longer than a prompt that holds it, and no tokenizer takes more than a token for a byte. The
+request that measures is bound by the model's own tokenizer, where it is at hand. Of a server it is a guess: a template
+of more than `TEMPLATE_TOKENS`, or than earlier stages showed, may pass the budget by what that one request takes more;
+nothing more is asked then. What was not asked is counted as `budget`; a later run with more finds every answer in the
+log. The ledger holds no clock.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -15,8 +19,8 @@ import pyarrow as pa
 from pipelines.errors import RecipeError
 from synth.engines import EngineSettings
 from synth.protocol import Identity, Request, Response, Usage
+from synth.usage import TEMPLATE_TOKENS, usage_unknown
 
-TEMPLATE_TOKENS = 64  # of a chat template, until one has been seen that takes more
 PROBE = 16  # documents that show what one costs, before the budget is shared out
 
 LEDGER = pa.schema(
@@ -27,7 +31,7 @@ LEDGER = pa.schema(
         ("attempt", pa.int64()),
         ("status", pa.string()),  # answered, truncated, refused, prompt_too_long, poison, not_recorded
         ("http_code", pa.int64()),  # null where no server answered
-        ("error_class", pa.string()),  # empty, deterministic, poison, not_recorded
+        ("error_class", pa.string()),  # empty, deterministic, poison, not_recorded, usage_unknown
         ("model", pa.string()),
         ("prompt_tokens", pa.int64()),
         ("cached_prompt_tokens", pa.int64()),
@@ -85,7 +89,8 @@ class Row:
         status = {"stop": "answered", "length": "truncated"}.get(response.finish_reason, response.finish_reason)
         return cls(
             request_key=key, doc_id=about["doc_id"], stage=about["stage"], attempt=int(about["attempt"]),
-            status=status, http_code=response.raw.get("status") or None, error_class=response.error_class,
+            status=status, http_code=response.raw.get("status") or None,
+            error_class=response.error_class or ("usage_unknown" if usage_unknown(response) else ""),
             model=f"{identity.model} {identity.digest[:16]}".strip(), prompt_tokens=usage.prompt_tokens,
             cached_prompt_tokens=usage.cached_tokens, completion_tokens=usage.completion_tokens,
             finish_reason=response.finish_reason, cost_usd=prices.of(usage), json_read=json_read, verdict=verdict,
@@ -121,16 +126,18 @@ class Budget:
         tokens: read and written together; None for no end.
         usd: in US dollars; None for no end.
         prices: of tokens.
+        measure: tokens of a request's prompt, where that is known before it is asked.
         ended: nothing more is asked: something did not fit.
     """
 
     tokens: int | None
     usd: float | None
     prices: Prices
+    measure: Callable[[Request], int | None] = lambda request: None
     ended: bool = False
     _spent_tokens: int = 0
     _spent_usd: float = 0.0
-    _template: int = TEMPLATE_TOKENS
+    _templates: dict[str, int] = field(default_factory=dict)
     _documents: int = field(default=0)
 
     def __post_init__(self) -> None:
@@ -151,21 +158,39 @@ class Budget:
             return len(requests)
         tokens, usd, admitted = self._spent_tokens, self._spent_usd, 0
         for request in requests if not self.ended else ():
-            most = Usage(prompt_tokens=_bytes(request) + self._template, completion_tokens=request.max_tokens)
+            measured = request.metadata["stage"] in self._templates
+            if admitted and not measured:
+                break
+            most = self._most(request, None if measured else self.measure(request))
             tokens += most.prompt_tokens + most.completion_tokens
             usd += self.prices.of(most) or 0.0
             if (self.tokens is not None and tokens > self.tokens) or (self.usd is not None and usd > self.usd):
                 break
             admitted += 1
+            if not measured:
+                break
         self.ended = self.ended or (bool(requests) and not admitted)
         return admitted
 
     def spend(self, request: Request, response: Response) -> None:
         """Count an answer, in the order of the requests."""
-        usage = response.usage
+        usage, stage = response.usage, request.metadata["stage"]
+        if usage.prompt_tokens:
+            self._templates[stage] = min(self._templates.get(stage, usage.prompt_tokens), usage.prompt_tokens)
         self._spent_tokens += usage.prompt_tokens + usage.completion_tokens
         self._spent_usd += self.prices.of(usage) or 0.0
-        self._template = max(self._template, usage.prompt_tokens - _bytes(request))
+
+    def _most(self, request: Request, prompt_tokens: int | None) -> Usage:
+        """What a request may take, where its prompt is so long; else where its template is as expected."""
+        if prompt_tokens is not None:
+            return Usage(prompt_tokens=prompt_tokens, completion_tokens=request.max_tokens)
+        content = sum(len(message.content.encode()) for message in request.messages)
+        most = content + self._expected(request.metadata["stage"])
+        return Usage(prompt_tokens=most, completion_tokens=request.max_tokens)
+
+    def _expected(self, stage: str) -> int:
+        """Most tokens of a stage's template: stages differ by the schema that a server may write into it."""
+        return self._templates.get(stage, max(self._templates.values(), default=TEMPLATE_TOKENS))
 
     def documents(self, most: int) -> int:
         """How many documents to take through the stages together: at the end fewer, so that few are left half done.
@@ -189,24 +214,21 @@ class Budget:
         self._documents += documents
 
 
-def _bytes(request: Request) -> int:
-    """A bound for the prompt's tokens: tokenizers that know every byte never take more than one for each."""
-    return sum(len(message.content.encode()) for message in request.messages)
-
-
-def summary(rows: Sequence[Row], accepted: set[str]) -> dict[str, Any]:
+def summary(rows: Sequence[Row], accepted: set[str], judged: Sequence[Row] = ()) -> dict[str, Any]:
     """What the ledger says in total.
 
     Args:
-        rows: of the ledger.
+        rows: of the generator.
         accepted: ids whose samples were kept (`doc_id` of the ledger).
+        judged: rows of the judge: what it writes is in no sample, what it costs is part of their price.
 
     Returns:
-        Tokens, cost, the share of written tokens that accepted samples took (`yield`), cost per million of those.
+        The generator's tokens, the share of them that accepted samples took (`yield`); the judge's apart; the cost of
+        both, and per million accepted tokens.
     """
     written = sum(row.completion_tokens for row in rows)
     kept = sum(row.completion_tokens for row in rows if row.doc_id in accepted)
-    costs = [row.cost_usd for row in rows if row.cost_usd is not None]
+    costs = [row.cost_usd for row in (*rows, *judged) if row.cost_usd is not None]
     cost = sum(costs) if costs else None
     mended: Mapping[str, int] = _count(row.json_read for row in rows)
     return {
@@ -220,6 +242,19 @@ def summary(rows: Sequence[Row], accepted: set[str]) -> dict[str, Any]:
         "cost_usd_per_million_accepted_tokens": cost / kept * 1e6 if cost is not None and kept else None,
         "errors": _count(row.error_class for row in rows),
         "json_read": mended,
+        **({"judge": _judge(judged)} if judged else {}),
+    }
+
+
+def _judge(rows: Sequence[Row]) -> dict[str, Any]:
+    costs = [row.cost_usd for row in rows if row.cost_usd is not None]
+    return {
+        "answers": len(rows),
+        "prompt_tokens": sum(row.prompt_tokens for row in rows),
+        "completion_tokens": sum(row.completion_tokens for row in rows),
+        "cost_usd": sum(costs) if costs else None,
+        "errors": _count(row.error_class for row in rows),
+        "json_read": _count(row.json_read for row in rows),
     }
 
 

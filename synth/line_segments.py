@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from itertools import accumulate
 
 from synth.verification import Limits, Span
+from synth.words import solid_chars
 
 
 def locate_lines(text: str, ranges: Sequence[tuple[int, int]], limits: Limits) -> tuple[Span, ...] | str:
@@ -32,10 +33,5 @@ def locate_lines(text: str, ranges: Sequence[tuple[int, int]], limits: Limits) -
             return "segment_length"
         spans.append(Span(starts[first - 1], starts[first - 1] + len(segment)))
         at = last
-    covered = sum(_solid(text[span.start : span.end]) for span in spans)
-    return "coverage_low" if covered < limits.min_coverage * _solid(text) else tuple(spans)
-
-
-def _solid(text: str) -> int:
-    """Characters that are no white space."""
-    return sum(map(len, text.split()))
+    covered = sum(solid_chars(text[span.start : span.end]) for span in spans)
+    return "coverage_low" if covered < limits.min_coverage * solid_chars(text) else tuple(spans)

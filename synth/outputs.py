@@ -1,11 +1,12 @@
 """What synthesis leaves on disk: samples as documents, rejects with what was said, and the ledger of tokens.
 
 A sample keeps the origin of its source document, so that it can be traced to the same raw bytes, and its metadata hold
-everything that went into it: segments as spans, steps, hashes of recipe and verification, the model.
+everything that went into it: the document's licence, segments as spans, steps, hashes of recipe and verification, the
+model.
 """
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from pipelines.block import ROW_GROUP_ROWS
-from pipelines.document import ORIGIN, SCHEMA
+from pipelines.document import LICENCE_KEYS, ORIGIN, SCHEMA
 from synth.kind import Kind
 from synth.ledger import LEDGER, Row
 from synth.prompt_files import Prompts, prompt_language
@@ -100,10 +101,10 @@ class Maker:
     verification: str
     generator: Identity
 
-    def text(self, one: Work, **instead: str) -> str:
-        """The sample of a finished work, some slots filled otherwise."""
+    def text(self, one: Work) -> str:
+        """The sample of a finished work."""
         template = self.prompts.of("sample", prompt_language(one.row["language"], one.row["text"]))
-        return template.fill({**self.kind.sample_slots(one.draft), **instead})
+        return template.fill(self.kind.sample_slots(one.draft))
 
     def sample_id(self, one: Work) -> str:
         """The same for the same document, unit and recipe."""
@@ -141,11 +142,18 @@ def write_outputs(works: Sequence[Work], ledger: Sequence[Row], work: Path, make
 
 def _sample(one: Work, maker: Maker, mates: Sequence[str]) -> dict[str, Any]:
     known = {**maker.common, **maker.kind.provenance(one.draft, mates), **one.facts}
-    metadata = {"doc_id": one.row["id"], "doc_domain": one.row["domain"] or "", **known}
+    metadata = {"doc_id": one.row["id"], "doc_domain": one.row["domain"] or "", **licence_of(one.row), **known}
     kept = {key: one.row[key] for key in ("url", "source", "language", "origin")}
     domain = maker.settings.sample_domain
     return {"id": maker.sample_id(one), "text": maker.text(one), "domain": domain, **kept,
             "metadata": list(metadata.items())}  # fmt: skip
+
+
+def licence_of(row: Mapping[str, Any]) -> dict[str, str]:
+    """The licence that a document's source states, as metadata; empty where it states none."""
+    metadata = dict(row.get("metadata") or ())
+    stated = (metadata.get(key) or "" for key in LICENCE_KEYS)
+    return next(({"licence": licence} for licence in stated if licence.strip()), {})
 
 
 def _rejected(one: Work, reject: Reject, maker: Maker) -> dict[str, Any]:

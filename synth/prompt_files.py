@@ -12,7 +12,7 @@ from pathlib import Path
 from ruamel.yaml import YAML
 
 from pipelines.files import sha256_of
-from synth.words import script_of
+from synth.words import script_of_words
 
 FOLDER = Path(__file__).resolve().parent / "prompts"
 ENGLISH, CHINESE = "en", "zh"
@@ -91,7 +91,7 @@ def prompt_language(language: str | None, text: str) -> str:
     """
     if language:
         return CHINESE if re.split("[-_]", language.lower())[0] in _CHINESE_CODES else ENGLISH
-    return CHINESE if script_of(text) == "CJK" else ENGLISH
+    return CHINESE if script_of_words(text) == "CJK" else ENGLISH
 
 
 def read_prompt(path: Path) -> Prompt:

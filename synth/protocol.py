@@ -1,7 +1,9 @@
 """The protocol between synthesis and language models: requests and responses in the shape of OpenAI's chat completions.
 
-An engine says who it is (model digest, backend, version), and a request's key covers that identity together with
-everything that goes over the wire: an answer is found again exactly when nothing that made it has changed. Engines
+An engine says who it is (model digest, backend, version), and a request's key covers that identity together with the
+request as it was asked: an answer is found again exactly when neither has changed. What an engine makes of a request
+besides (a ceiling cut to the room that the prompt leaves) must follow from these two alone. Of a server nothing is
+known but its model's name and what `engine.revision` says: who changes the model behind it changes that, too. Engines
 yield answers as they finish, in any order; what order they come in must never matter.
 """
 
@@ -115,9 +117,9 @@ class Identity(_Record):
 
     Attributes:
         model: name that is sent to a server; the same for all folders, whose digest tells them apart.
-        digest: sha256 over weights and tokenizer; empty for a server, which shows neither.
+        digest: sha256 over weights and tokenizer; of a server, which shows neither, its revision in the user's words.
         backend: `transformers`, `vllm`, `endpoint`.
-        version: of the backend; of what computes, as far as it is known.
+        version: of the backend, and of what its sums depend on, as far as it is known.
     """
 
     model: str
@@ -157,6 +159,10 @@ class Engine(Protocol):
         """Answer every request once, in any order, as answers finish."""
         ...
 
+    def prompt_tokens(self, request: Request) -> int | None:
+        """Tokens of a request's prompt, template and all; None where only the answer will tell."""
+        ...
+
     def close(self) -> None:
         """Let go of what was started or loaded for the answers."""
         ...
@@ -168,7 +174,7 @@ def request_key(request: Request, identity: Identity) -> str:
 
 
 def wire_record(request: Request, identity: Identity) -> dict[str, Any]:
-    """What the key covers: the payload as sent, the engine's identity and the request's metadata."""
+    """What the key covers: the payload as asked, the engine's identity and the request's metadata."""
     return {
         "payload": request.payload(identity.model),
         "engine": identity.model_dump(mode="json"),

@@ -9,7 +9,7 @@ too (RAFT: arXiv:2403.10131). Every quote is looked up in the passage that it ci
 import json
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import xxhash
@@ -19,7 +19,10 @@ from pipelines.execute import SCRATCH
 from pipelines.inputs import as_documents
 from pipelines.manifest import digest_of
 from synth.dialogue import Dialogue
+from synth.json_answers import read_object
+from synth.json_schemas import NUMBER, TEXT, answer_format, list_of, object_of
 from synth.kind import Inputs, Stage
+from synth.outputs import licence_of
 from synth.prompt_files import prompt_language
 from synth.rag_checks import (
     INSUFFICIENT,
@@ -27,7 +30,6 @@ from synth.rag_checks import (
     check_answer,
     check_chain,
     check_generated,
-    read_object,
     read_steps,
 )
 from synth.rag_evidence import Evidence, Found, Source
@@ -53,6 +55,8 @@ class Draft:
         found: the evidence, once there is a question.
         steps: of the chain.
         answer: the last word.
+        given: whether the question was there before.
+        known: source and licence of the document.
     """
 
     name: str
@@ -62,6 +66,8 @@ class Draft:
     found: Found | None = None
     steps: tuple[Step, ...] = ()
     answer: str = ""
+    given: bool = False
+    known: Mapping[str, str | None] = field(default_factory=dict)
 
 
 class Rag:
@@ -77,21 +83,22 @@ class Rag:
     def __init__(self, evidence: Evidence, settings: RagSettings, seed: int, identity: str) -> None:
         self.evidence, self.settings, self.seed, self.identity = evidence, settings, seed, identity
         self.stages = (
-            Stage("question", _question_slots, self._read_question, _schema("question", _QUESTION),
+            Stage("question", _question_slots, self._read_question, answer_format("question", _QUESTION),
                   wanted=lambda draft: draft.found is None),
-            Stage("reason", self._reason_slots, self._read_chain, _schema("chain", _CHAIN)),
+            Stage("reason", self._reason_slots, self._read_chain, answer_format("chain", _CHAIN)),
         )  # fmt: skip
 
     def units(self, row: Mapping[str, Any]) -> Sequence[tuple[str, Draft]] | str:
         """The document's question with its evidence, or as many of its passages as questions are wanted."""
         metadata = dict(row["metadata"] or ())
         language = prompt_language(row["language"], row["text"])
+        known = {"source": row.get("source"), "licence": licence_of(row).get("licence")}
         if question := _given_question(row["text"], metadata):
             references = _references(metadata)
             source = self._source(metadata.get("doc_id"), question, references)
             if source is None:
                 return "no_oracle"
-            draft = Draft(row["id"], language, source)
+            draft = Draft(row["id"], language, source, given=True)
             made = self._with_evidence(draft, question, references)
             return made if isinstance(made, str) else [("", made)]
         passages = [one for one in self.evidence.cut(row["id"], row["text"]) if len(one.text) >= MIN_PASSAGE_CHARS]
@@ -101,7 +108,7 @@ class Rag:
         units = sorted(drawn[: self.settings.questions], key=lambda one: one.start)
         names = [f"question-{number}" for number in range(len(units))] if self.settings.questions > 1 else [""]
         sources = [Source(row["id"], row["text"], passage) for passage in units]
-        return [(name, Draft(f"{row['id']}#{name}" if name else row["id"], language, source))
+        return [(name, Draft(f"{row['id']}#{name}" if name else row["id"], language, source, known=known))
                 for name, source in zip(names, sources, strict=True)]  # fmt: skip
 
     def _source(self, doc_id: str | None, question: str, references: Sequence[str]) -> Source | None:
@@ -154,6 +161,17 @@ class Rag:
         return {"question": draft.question, "passages": render_passages(pack.passages),
                 "chain": render_steps(draft.steps, pack.passages, draft.language), "answer": answer}  # fmt: skip
 
+    def written(self, draft: Draft) -> str:
+        """The question where it was made, the chain with its quotes, and the answer."""
+        slots = self.sample_slots(draft)
+        question = "" if draft.given else f"{slots['question']}\n\n"
+        return f"{question}{slots['chain']}\n\n{slots['answer']}"
+
+    def shown(self, draft: Draft) -> str:
+        """The passages, and the question where it was given."""
+        passages = render_passages(_pack(draft).passages)
+        return f"{passages}\n\n{draft.question}" if draft.given else passages
+
     def dialogue(self, draft: Draft) -> Dialogue:
         """The question with its evidence, the chain as thinking, and the answer."""
         slots = self.sample_slots(draft)
@@ -170,15 +188,19 @@ class Rag:
             "answer": draft.answer,
             "references": json.dumps(pack.references, ensure_ascii=False),
             "evidence": json.dumps(quotes, ensure_ascii=False),
-            "passages": json.dumps([_span(one, 0, len(one.text), False) for one in pack.passages], ensure_ascii=False),
-            "oracle": json.dumps(
-                _span(draft.source.passage, 0, len(draft.source.passage.text), False), ensure_ascii=False
-            ),
+            "passages": json.dumps([self._passage(one, draft) for one in pack.passages], ensure_ascii=False),
+            "oracle": json.dumps(self._passage(draft.source.passage, draft), ensure_ascii=False),
             "oracle_absent": json.dumps(pack.oracle == 0),
             "near_duplicates_left_out": str(found.copies),
             "answer_bearing_left_out": str(found.telling),
             "retrieval": self.identity,
         }
+
+    def _passage(self, passage: Passage, draft: Draft) -> dict[str, Any]:
+        """Where a passage stands, and what its document is of: that of the sample need not be in the corpus."""
+        own = draft.known if passage.doc_id == draft.source.doc_id else {}
+        known = own or self.evidence.index.provenance_of(passage.doc_id)
+        return {**_span(passage, 0, len(passage.text), False), **known}
 
     def close(self) -> None:
         """Let go of the index."""
@@ -260,16 +282,5 @@ def _question_slots(draft: Draft, limits: Limits) -> dict[str, str]:
     return {"passage": draft.source.passage.text}
 
 
-def _object(**properties: Any) -> dict[str, Any]:
-    return {"type": "object", "properties": properties, "required": list(properties), "additionalProperties": False}
-
-
-def _schema(name: str, schema: dict[str, Any]) -> dict[str, Any]:
-    return {"type": "json_schema", "json_schema": {"name": name, "schema": schema, "strict": True}}
-
-
-_TEXT = {"type": "string"}
-_QUESTION = _object(question=_TEXT, answer=_TEXT)
-_CHAIN = _object(
-    steps={"type": "array", "items": _object(thought=_TEXT, passage={"type": "integer"}, quote=_TEXT)}, answer=_TEXT
-)
+_QUESTION = object_of(question=TEXT, answer=TEXT)
+_CHAIN = object_of(steps=list_of(object_of(thought=TEXT, passage=NUMBER, quote=TEXT)), answer=TEXT)

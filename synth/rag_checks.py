@@ -5,7 +5,6 @@ quotation marks, and nothing else gives way. What is kept of it is the span in t
 sample holds the document's own words whatever the model typed.
 """
 
-import json
 import re
 import unicodedata
 from collections import Counter
@@ -15,7 +14,7 @@ from typing import Any
 
 from synth.retrieval import Passage
 from synth.verification import CHAIN, PROSE, Limits, check_question, first_failure
-from synth.words import script_of, words_of
+from synth.words import script_of_words, words_of
 
 INSUFFICIENT = {"en": "Insufficient evidence", "zh": "证据不足"}
 """The only right answer where the passages do not hold one."""
@@ -62,16 +61,6 @@ class Pack:
     oracle: int
     references: tuple[str, ...] = ()
     language: str = "en"
-
-
-def read_object(text: str, *keys: str) -> dict[str, Any] | str:
-    """The JSON object in an answer with these keys, or why there is none."""
-    try:
-        value = json.loads(text[text.index("{") : text.rindex("}") + 1])
-        json.dumps(value, ensure_ascii=False).encode()  # half a surrogate pair is no character
-    except (ValueError, RecursionError):
-        return "not_json"
-    return value if isinstance(value, dict) and all(key in value for key in keys) else "wrong_shape"
 
 
 def find_quote(quote: str, passage: str) -> tuple[int, int] | None:
@@ -144,7 +133,8 @@ def check_chain(steps: Sequence[Step], answer: str, pack: Pack, limits: Limits) 
         return "step_count"
     chain = "\n".join(step.thought for step in steps)
     evidence = "\n".join([pack.question, *(passage.text for passage in pack.passages)])
-    if script_of(chain) not in (script_of(pack.question), script_of(evidence)):  # a question may be mostly a name
+    scripts = {script_of_words(text) for text in (pack.question, evidence)}  # a question may be mostly a name
+    if script_of_words(chain) not in scripts:
         return "language_mismatch"
     return first_failure(_CHAIN, chain, evidence, limits) or first_failure(_ANSWER, answer, evidence, limits)
 

@@ -64,6 +64,7 @@ class SynthSettings(Section):
 
     Attributes:
         recipe: the kind of sample, one of `KINDS`.
+        about: half a line for people.
         rollouts: chains per question (`cot_forward`).
         gold_kind: what references are, where a document's metadata do not say (`cot_forward`).
         max_documents: drawn among the eligible by hash of seed and id.
@@ -89,6 +90,7 @@ class SynthSettings(Section):
 
     kind: Literal["synth"] = "synth"
     recipe: str = "cot_backward"
+    about: str = ""
     rollouts: int = Field(default=4, ge=1)
     gold_kind: GoldKind = "math"
     max_documents: int = Field(default=1000, ge=1)
@@ -102,8 +104,8 @@ class SynthSettings(Section):
     generator: HubModel | None = None
     rephrase: RephraseSettings = RephraseSettings()
     domain: str | None = None
-    budget_tokens: Tokens | None = None
-    budget_usd: float | None = Field(default=None, gt=0)
+    budget_tokens: Tokens | None = Field(default=None, ge=1)
+    budget_usd: float | None = Field(default=None, gt=0, allow_inf_nan=False)
     rag: RagSettings = RagSettings()
     judge: JudgeSettings | None = None
     grounding: GroundingSettings | None = None
@@ -125,6 +127,13 @@ class SynthSettings(Section):
             raise ValueError(f"cot_forward takes attempts: 1; found {self.attempts}: ask for more rollouts instead, "
                              "since another attempt at a refuted chain would raise the pass rate")  # fmt: skip
         return self
+
+    @property
+    def asked(self) -> "SynthSettings":
+        """The same without what only an estimate depends on: what a step's identity covers."""
+        unpriced = {name: section.model_copy(update={"hub": None})
+                    for name in ("judge", "grounding") if (section := getattr(self, name)) is not None}  # fmt: skip
+        return self.model_copy(update={"generator": None, "about": "", **unpriced})
 
     @property
     def sample_domain(self) -> str:

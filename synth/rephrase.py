@@ -27,10 +27,11 @@ from synth.rephrase_answers import (
     strip_bullets,
     strip_markdown,
     strip_quotes,
+    without_prefix,
 )
 from synth.rephrase_segments import long_enough, segments_of
 from synth.token_counts import token_counter
-from synth.verification import Limits, Span, check_prose, without_prefix
+from synth.verification import Limits, Span, check_prose
 
 CEILING = 2
 """Tokens below the ceiling from which on an answer counts as cut off, as published."""
@@ -48,6 +49,7 @@ class Rephrasing:
         language: of the prompts.
         tokens: of the segment.
         text: what was made of it.
+        written: what of that the model wrote.
         pairs: questions in `text`.
         spans: of the segments that went into it, after joining.
         lost: why other segments of the document did not.
@@ -59,6 +61,7 @@ class Rephrasing:
     language: str
     tokens: int
     text: str = ""
+    written: str = ""
     pairs: int = 0
     spans: tuple[Span, ...] = ()
     lost: tuple[str, ...] = ()
@@ -136,7 +139,7 @@ class Rephrase:
         if self.recipe == "diverse_qa":
             return self._questions(text, draft, limits)
         text = strip_bullets(text) if self.recipe == "knowledge_list" else text
-        return check_prose(text, draft.source, limits) or replace(draft, text=text)
+        return check_prose(text, draft.source, limits) or replace(draft, text=text, written=text)
 
     def _questions(self, text: str, draft: Rephrasing, limits: Limits) -> Rephrasing | str:
         """The segment with some of its questions; questions that do not hold by themselves are left out."""
@@ -148,8 +151,8 @@ class Rephrase:
         if not sound:
             return reasons[0] or "pairs_malformed"
         drawn = drawn_pairs(sound, draft.tokens, draft.key, self.seed)
-        rendered = draft.source + JOINT + render_pairs(drawn, draft.language)
-        return replace(draft, text=rendered, pairs=len(drawn))
+        written = render_pairs(drawn, draft.language)
+        return replace(draft, text=draft.source + JOINT + written, written=written, pairs=len(drawn))
 
     def settle(self, ended: Sequence[tuple[str, Any]]) -> Sequence[tuple[str, Any]]:
         """Segments joined to one sample; of a document of which nothing is left, the first segment's reject."""
@@ -160,13 +163,22 @@ class Rephrase:
         text = JOINT.join(draft.text for draft in drafts)
         if self.count([text])[0] < self.limits.min_sample:
             return [("", "sample_too_short")]
-        joined = replace(drafts[0], source="", text=text, pairs=sum(draft.pairs for draft in drafts),
+        written = JOINT.join(draft.written for draft in drafts)
+        joined = replace(drafts[0], source="", text=text, written=written, pairs=sum(draft.pairs for draft in drafts),
                          spans=tuple(draft.span for draft in drafts), lost=(*drafts[0].lost, *lost))  # fmt: skip
         return [("", joined)]
 
     def sample_slots(self, draft: Rephrasing) -> Mapping[str, str]:
         """The text."""
         return {"text": draft.text}
+
+    def written(self, draft: Rephrasing) -> str:
+        """The text; of `diverse_qa` the questions with their answers, without the segments before them."""
+        return draft.written
+
+    def shown(self, draft: Rephrasing) -> str:
+        """It is the document."""
+        return ""
 
     def provenance(self, draft: Rephrasing, mates: Sequence[str]) -> Mapping[str, str]:
         """Which segments went into it, why others did not, and what counted tokens."""

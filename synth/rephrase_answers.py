@@ -31,6 +31,16 @@ def strip_markdown(text: str) -> str:
     return text.strip()
 
 
+def without_prefix(text: str, prefix: str) -> str | None:
+    """What follows the words that an answer had to begin with; None (`missing_prefix`) where it does not.
+
+    White space, case and Markdown's stars around the prefix do not count.
+    """
+    words = r"\s+".join(map(re.escape, prefix.strip().rstrip(":：").split()))
+    found = re.match(rf"[\s*#]*{words}\s*[:：]?[\s*]*", text, re.IGNORECASE)
+    return text[found.end() :].strip() if found else None
+
+
 def strip_bullets(text: str) -> str:
     """One statement to a line, without bullets and numbers before it, without empty lines."""
     lines = (_BULLET.sub("", line, count=1).strip() for line in text.splitlines())

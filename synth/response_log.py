@@ -18,11 +18,14 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, BinaryIO
 
+from pydantic import ValidationError
 from pydantic_core import from_json
 
 from pipelines.errors import DataError, StepError
 from pipelines.files import write_atomically
+from pipelines.manifest import digest_of
 from synth.protocol import Capabilities, Engine, Identity, Response
+from synth.usage import believed
 
 LOG, ENGINE, LOCK = "responses.jsonl", "engine.json", "lock"
 
@@ -66,8 +69,8 @@ class ResponseLog:
             for other in earlier:
                 if (about := _about(other)) is not None and about[0] == engine.identity:
                     self._index(other / LOG)
+            self.path.touch()  # before the engine's description, beside which it must lie
             write_atomically(folder / ENGINE, _describe(engine))
-            self.path.touch()
             _cut_torn_line(self.path)
             self._index(self.path)
             self.file = self._files.enter_context(self.path.open("ab", buffering=0))
@@ -97,7 +100,7 @@ class ResponseLog:
         if place is None:
             return None
         self.used.add(key)
-        return Response.model_validate(from_json(place.line())["response"])
+        return _answer(from_json(place.line()))
 
     def add(self, key: str, record: Mapping[str, Any], response: Response) -> None:
         """Append an answer; no kill of this process loses it from here on. A second one takes the first one's place.
@@ -126,7 +129,7 @@ class ResponseLog:
     def rescue(self, folder: Path) -> None:
         """Take over what was paid for and not used now from a published log that is about to be replaced."""
         path, about = folder / LOG, _about(folder)
-        if about is None or about[0] != self.engine.identity or not path.is_file():
+        if about is None or about[0] != self.engine.identity:
             return
         mine = {key for key, place in self._places.items() if place.file is self._reader}
         with path.open("rb") as file:
@@ -137,13 +140,14 @@ class ResponseLog:
     def publish(self, folder: Path) -> None:
         """Write the answers that were used, ordered by key."""
         folder.mkdir(parents=True, exist_ok=True)
+        (folder / LOG).touch()  # no moment has answers without the engine's description, or that without a log
+        write_atomically(folder / ENGINE, _describe(self.engine))
         temporary = folder / f".{LOG}.tmp"
         with temporary.open("wb") as file:
             file.writelines(self._places[key].line() for key in sorted(self.used))
             file.flush()
             os.fsync(file.fileno())
         temporary.replace(folder / LOG)
-        write_atomically(folder / ENGINE, _describe(self.engine))
 
     def _lock(self, folder: Path) -> None:
         # `lockf`, not `flock`: a lock that forked children inherit would outlive a killed parent
@@ -162,7 +166,8 @@ class ResponseLog:
         if not path.is_file():
             return
         file = self._files.enter_context(path.open("rb"))
-        for start, end, entry in _entries(path, file):
+        for number, (start, end, entry) in enumerate(_entries(path, file), 1):
+            _check(path, number, entry)
             self._places[entry["key"]] = _Place(file, start, end)
 
 
@@ -194,31 +199,35 @@ class _Flusher:
         self._ended = True
         self._dirty.set()
         self._thread.join()
+        if self.problem is None:
+            self._flush()  # the thread may have seen the end before the last answer
         self.wake()
 
     def _run(self) -> None:
-        while not self._ended:
+        while not self._ended and self.problem is None:
             self._dirty.wait()
             self._dirty.clear()
-            try:
-                os.fsync(self.descriptor)
-            except OSError as error:
-                self.problem = error.strerror
-                return
+            self._flush()
+
+    def _flush(self) -> None:
+        try:
+            os.fsync(self.descriptor)
+        except OSError as error:
+            self.problem = error.strerror
 
 
 def read_log(folder: Path) -> tuple[Identity, Capabilities, dict[str, Response]]:
     """An earlier run's engine and answers by key.
 
     Raises:
-        DataError: the folder holds no response log.
+        DataError: the folder holds no response log, or a damaged one.
     """
     if (about := _about(folder)) is None:
         raise DataError(f"{folder} holds no response log; give the folder `responses` of an earlier synthesis")
     answers: dict[str, Response] = {}
-    if (path := folder / LOG).is_file():
-        with path.open("rb") as file:
-            answers = {entry["key"]: Response.model_validate(entry["response"]) for _, _, entry in _entries(path, file)}
+    with (path := folder / LOG).open("rb") as file:
+        for number, (_, _, entry) in enumerate(_entries(path, file), 1):
+            answers[entry["key"]] = _check(path, number, entry)
     return *about, answers
 
 
@@ -241,9 +250,19 @@ def forget(folder: Path, published: Path) -> None:
         with path.open("rb") as file:
             keys.append({entry["key"] for _, _, entry in _entries(path, file)})
     if keys[0] <= keys[1]:
+        os.truncate(folder / LOG, 0)  # killed on the way, it is a log without answers
+        (folder / ENGINE).unlink(missing_ok=True)
         shutil.rmtree(folder)
         with contextlib.suppress(OSError):  # another log lies there
             folder.parent.rmdir()
+
+
+def shared_logs(earlier: Sequence[Path], identity: Identity) -> Sequence[Path]:
+    """Other runs' logs that may be read: none for a server of which nothing but a name is known.
+
+    Two servers may call different models the same; `engine.revision` says that they are one.
+    """
+    return earlier if identity.digest else ()
 
 
 def _refuse_other_model(folder: Path, identity: Identity) -> None:
@@ -256,11 +275,25 @@ def _refuse_other_model(folder: Path, identity: Identity) -> None:
 
 
 def _about(folder: Path) -> tuple[Identity, Capabilities] | None:
-    try:
-        about = json.loads((folder / ENGINE).read_bytes())
-        return Identity.model_validate(about["identity"]), Capabilities.model_validate(about["capabilities"])
-    except (OSError, ValueError, KeyError, TypeError):
+    """Whose answers a folder holds; None where it holds no log.
+
+    Raises:
+        DataError: one of the two files is missing or damaged: answers that were paid for are never passed over.
+    """
+    log, engine = folder / LOG, folder / ENGINE
+    remedy = f"put it back, or remove {folder} to ask for all answers again"
+    if not engine.exists():
+        if log.exists() and not (log.is_file() and not log.stat().st_size):
+            raise DataError(f"{engine} is missing beside {LOG}; {remedy}")
         return None
+    try:
+        about = json.loads(engine.read_bytes())
+        found = Identity.model_validate(about["identity"]), Capabilities.model_validate(about["capabilities"])
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
+        raise DataError(f"{engine} does not say who gave the answers beside it; {remedy}") from None
+    if not log.is_file():
+        raise DataError(f"{log} is {'no file' if log.exists() else 'missing'} beside {ENGINE}; {remedy}")
+    return found
 
 
 def _describe(engine: Engine) -> bytes:
@@ -285,6 +318,43 @@ def _cut_torn_line(path: Path) -> None:
 
 def _line(entry: Mapping[str, Any]) -> bytes:
     return (json.dumps(entry, sort_keys=True, ensure_ascii=False) + "\n").encode()
+
+
+def _answer(entry: Mapping[str, Any]) -> Response:
+    return Response.model_validate(believed(entry["response"], entry.get("payload", {})))
+
+
+def _check(path: Path, number: int, entry: dict[str, Any]) -> Response:
+    """The answer on a line, once the line's key is found to be that of its request.
+
+    Raises:
+        DataError: it is not, or the answer is none.
+    """
+    remedy = "take the line out to ask for this answer again"
+    try:
+        answer = _answer(entry)
+        if not isinstance(answer.raw.get("status", 0), int):
+            raise ValueError(answer.raw)
+        asked = digest_of({name: value for name, value in entry.items() if name not in ("key", "response")})
+    except (
+        ValueError,
+        KeyError,
+        TypeError,
+        AttributeError,
+        RecursionError,
+    ) as error:  # a ValidationError is a ValueError
+        raise DataError(f"{path}:{number} holds no answer ({_first_problem(error)}); {remedy}") from None
+    if asked != entry["key"]:
+        raise DataError(f"{path}:{number}: the key {entry['key'][:16]} is not that of the request on this line "
+                        f"({asked[:16]}); {remedy}")  # fmt: skip
+    return answer
+
+
+def _first_problem(error: Exception) -> str:
+    if isinstance(error, ValidationError):
+        first = error.errors(include_url=False)[0]
+        return f"{'.'.join(map(str, first['loc']))}: {first['msg']}"
+    return type(error).__name__
 
 
 def _entries(path: Path, file: BinaryIO) -> Iterator[tuple[int, int, dict[str, Any]]]:

@@ -7,7 +7,6 @@ have embeddings, the two orders are joined by reciprocal ranks (Cormack et al. 2
 Legend of suffixes: P passages, T pairs of term and passage, Q terms of a question, K results.
 """
 
-import json
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -20,7 +19,7 @@ import pyarrow.parquet as pq
 
 from pipelines.compiled import inlined, kernel
 from pipelines.errors import DataError
-from synth.retrieval_index import RECEIPT
+from synth.retrieval_index import REMEDY, read_receipt
 from synth.retrieval_text import terms_of_text
 
 BLOCK = 1 << 15  # passages whose scores are held at once
@@ -167,10 +166,14 @@ class Index:
     """
 
     def __init__(self, folder: Path) -> None:
-        if not (folder / RECEIPT).is_file():
-            raise DataError(f"{folder} holds no retrieval index ({RECEIPT} is missing)")
-        self.receipt = json.loads((folder / RECEIPT).read_bytes())
-        self.folder = folder
+        self.receipt, self.folder = read_receipt(folder), folder
+        try:
+            self._open(folder)
+        except (OSError, ValueError, EOFError, SyntaxError, pa.ArrowInvalid) as error:  # numpy reads headers as Python
+            raise DataError(f"the retrieval index {folder} is damaged ({error}); {REMEDY}") from None
+
+    def _open(self, folder: Path) -> None:
+        """Map the files, which must fit together: the kernels check no bounds."""
         loaded = {name: _mapped(folder, name) for name in ("terms", "starts", "docs", "ranks")}
         self.terms_V, self.starts_V = loaded["terms"], loaded["starts"]
         self.docs_P, self.ranks_D = loaded["docs"], loaded["ranks"]
@@ -183,6 +186,12 @@ class Index:
         self._batches = pa.ipc.open_file(self._source)
         sizes = [self._batches.get_batch(n).num_rows for n in range(self._batches.num_record_batches)]
         self._firsts = np.concatenate([[0], np.cumsum(sizes)])
+        documents = pq.read_metadata(folder / "documents.parquet").num_rows
+        found = (len(self.starts_V), len(self._tables.passages_T), len(self._tables.weights_T),
+                 len(self.docs_P), len(self.ranks_D))  # fmt: skip
+        postings = int(self.starts_V[-1]) if len(self.starts_V) else 0
+        if found != (len(self.terms_V) + 1, postings, postings, int(self._firsts[-1]), documents):
+            raise ValueError("its files do not fit together")
 
     @property
     def identity(self) -> str:
@@ -193,6 +202,17 @@ class Index:
     def ids(self) -> pa.Array:
         """Ids of the documents, by number."""
         return pq.read_table(self.folder / "documents.parquet")["id"].combine_chunks()
+
+    @cached_property
+    def _provenance(self) -> pa.Table:
+        return pq.read_table(self.folder / "documents.parquet", columns=["source", "licence"])
+
+    def provenance_of(self, doc_id: str) -> dict[str, str | None]:
+        """Source and stated licence of a document; null where nothing is known of it."""
+        number = self.number_of(doc_id)
+        if number is None:
+            return {"source": None, "licence": None}
+        return self._provenance.slice(number, 1).to_pylist()[0]
 
     @cached_property
     def _numbers(self) -> dict[str, int]:

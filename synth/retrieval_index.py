@@ -14,7 +14,7 @@ import shutil
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 import numpy as np
 import pyarrow as pa
@@ -23,7 +23,7 @@ import xxhash
 
 from pipelines.block import BATCH_ROWS
 from pipelines.compiled import kernel
-from pipelines.document import conform
+from pipelines.document import conform, stated_licences
 from pipelines.errors import DataError
 from pipelines.files import write_atomically
 from pipelines.manifest import digest_of
@@ -32,7 +32,9 @@ from synth.retrieval_settings import RetrievalSettings
 from synth.retrieval_text import VERSION, cut_passages, terms_of
 
 RECEIPT = "index.json"
+REMEDY = "remove the folder to have it made again, or give --corpus the documents"
 PASSAGES = pa.schema([("doc_id", pa.string()), ("start", pa.int32()), ("end", pa.int32()), ("text", pa.string())])
+DOCUMENTS = pa.schema([(name, pa.string()) for name in ("id", "source", "licence")])
 POSTING = np.dtype([("term", "<u8"), ("passage", "<u4"), ("count", "<u4")])
 RANGE_BYTES = 256 << 20  # of text per range of hashes: its postings are sorted in memory
 BATCH_BYTES = 16 << 20
@@ -53,7 +55,7 @@ def build_index(files: Sequence[Path], folder: Path, settings: RetrievalSettings
         DataError: a file is not readable, or no document holds a word.
     """
     if (receipt := folder / RECEIPT).is_file():
-        return json.loads(receipt.read_bytes())["index"]
+        return read_receipt(folder)["index"]
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
     ranges = 1 << max(0, int(sum(file.stat().st_size for file in files) * 4 // RANGE_BYTES).bit_length())
@@ -68,13 +70,35 @@ def build_index(files: Sequence[Path], folder: Path, settings: RetrievalSettings
     return identity
 
 
+def read_receipt(folder: Path) -> dict[str, Any]:
+    """What an index says of itself: `index`, `settings` and numbers.
+
+    Raises:
+        DataError: there is no index, or its description is damaged.
+    """
+    path = folder / RECEIPT
+    if not path.is_file():
+        raise DataError(f"{folder} holds no retrieval index ({RECEIPT} is missing)")
+    try:
+        found = json.loads(path.read_bytes())
+    except (OSError, ValueError, RecursionError) as error:
+        raise DataError(f"{path} cannot be read: {error}; {REMEDY}") from None
+    if not (
+        isinstance(found, dict) and isinstance(found.get("index"), str) and isinstance(found.get("settings"), dict)
+    ):
+        raise DataError(f"{path} does not describe a retrieval index; {REMEDY}")
+    return found
+
+
 def _batches(files: Sequence[Path]) -> Iterator[pa.Table]:
-    """Ids and texts, in tables of bounded bytes."""
+    """Ids, texts, sources and licences, in tables of bounded bytes."""
     for file in files:
         try:
             with pq.ParquetFile(file) as parquet:
                 for batch in parquet.iter_batches(BATCH_ROWS):
-                    table = conform(pa.Table.from_batches([batch])).select(["id", "text"])
+                    whole = conform(pa.Table.from_batches([batch])).combine_chunks()
+                    stated = stated_licences(whole["metadata"].combine_chunks())
+                    table = whole.select(["id", "text", "source"]).append_column("licence", stated)
                     step = max(1, BATCH_BYTES * table.num_rows // max(1, table.nbytes))
                     yield from (table.slice(at, step) for at in range(0, table.num_rows, step))
         except (pa.ArrowInvalid, OSError) as error:
@@ -86,6 +110,7 @@ def _write_passages(files: Sequence[Path], folder: Path, settings: RetrievalSett
     known: set[str] = set()
     digests: list[bytes] = []
     ids: list[str] = []
+    known_D: list[pa.Table] = []
     docs_P: list[np.ndarray] = []
     sizes_P: list[np.ndarray] = []
     (folder / "ranges").mkdir()
@@ -96,6 +121,7 @@ def _write_passages(files: Sequence[Path], folder: Path, settings: RetrievalSett
         for batch in _batches(files):
             names, texts = batch["id"].to_pylist(), batch["text"].combine_chunks()
             fresh = np.array([not (name in known or known.add(name)) for name in names], bool)
+            known_D.append(batch.select(DOCUMENTS.names).cast(DOCUMENTS).filter(pa.array(fresh)))
             names, texts = [n for n, new in zip(names, fresh, strict=True) if new], texts.filter(pa.array(fresh))
             digests += [
                 xxhash.xxh3_128_digest(f"{n}\0{t}".encode()) for n, t in zip(names, texts.to_pylist(), strict=True)
@@ -115,7 +141,7 @@ def _write_passages(files: Sequence[Path], folder: Path, settings: RetrievalSett
     _save(folder, "docs", np.concatenate([*docs_P, np.zeros(0, np.int64)]).astype(np.int32))
     _save(folder, "ranks", ranks_D.astype(np.int32))
     _save(folder, "sizes", np.concatenate([*sizes_P, np.zeros(0, np.int64)]).astype(np.int32))
-    pq.write_table(pa.table({"id": pa.array(ids, pa.string())}), folder / "documents.parquet")
+    pq.write_table(pa.concat_tables([DOCUMENTS.empty_table(), *known_D]), folder / "documents.parquet")
     corpus = hashlib.sha256(b"".join(digests[d] for d in order_D)).hexdigest()
     return {"corpus": corpus, "documents": len(ids), "passages": total}
 

@@ -12,10 +12,10 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 
 from pipelines.errors import DataError
 from pipelines.files import sha256_of
+from pipelines.semantic_dedup import listed_vectors, mapped_vectors
 from synth.retrieval import Index
 
 ROWS = 1 << 14
@@ -46,7 +46,10 @@ class Vectors:
                     raise DataError(
                         f"{file}: vectors of {given.shape[1]} numbers, expected {mapped.shape[1]} as before"
                     )
-                lengths = np.linalg.norm(given, axis=1, keepdims=True)
+                with np.errstate(over="ignore", invalid="ignore"):  # looked at below
+                    lengths = np.linalg.norm(given, axis=1, keepdims=True)
+                if len(odd := np.flatnonzero(~np.isfinite(lengths[:, 0]))):
+                    raise DataError(f"{file}: the embedding of {ids[odd[0]]!r} is not of finite numbers; take it out")
                 given = given / np.where(lengths > 0, lengths, 1)
                 inside = numbers >= 0
                 mapped[numbers[inside]] = given[inside]
@@ -80,27 +83,11 @@ class Vectors:
 def _read(path: Path, ids: pa.Array) -> Iterator[tuple[list[str], np.ndarray, np.ndarray]]:
     """Yield ids, numbers of the documents (-1: not in the index) and vectors."""
     if path.suffix == ".npy":
-        vectors = np.load(path, mmap_mode="r", allow_pickle=False)
-        if vectors.ndim != 2 or len(vectors) != len(ids):
-            raise DataError(f"{path}: an array of shape {vectors.shape}, expected ({len(ids)}, dimensions)")
+        vectors = mapped_vectors(path, len(ids))
         for at in range(0, len(ids), ROWS):
             some = np.asarray(vectors[at : at + ROWS], np.float32)
             yield ids[at : at + ROWS].to_pylist(), np.arange(at, at + len(some)), some
         return
-    try:
-        with pq.ParquetFile(path) as file:
-            if missing := {"id", "embedding"} - set(file.schema_arrow.names):
-                raise DataError(f"{path}: columns id and embedding are needed; {', '.join(sorted(missing))} is missing")
-            for batch in file.iter_batches(ROWS, columns=["id", "embedding"]):
-                yield _of_batch(pa.Table.from_batches([batch]), path, ids)
-    except (pa.ArrowInvalid, OSError) as error:
-        raise DataError(f"{path} is not readable Parquet: {error}") from None
-
-
-def _of_batch(batch: pa.Table, path: Path, ids: pa.Array) -> tuple[list[str], np.ndarray, np.ndarray]:
-    names, values = batch["id"].cast(pa.string()), batch["embedding"].combine_chunks()
-    flat = values.flatten().to_numpy(zero_copy_only=False).astype(np.float32)
-    if len(names) and (values.null_count or len(flat) % len(names)):
-        raise DataError(f"{path}: vectors of different lengths")
-    numbers = pc.fill_null(pc.index_in(names, value_set=ids), -1).combine_chunks()
-    return names.to_pylist(), numbers.to_numpy().astype(np.int64), flat.reshape(len(names), -1)
+    for names, given in listed_vectors(path):
+        numbers = pc.fill_null(pc.index_in(names, value_set=ids), -1)
+        yield names.to_pylist(), numbers.to_numpy(zero_copy_only=False).astype(np.int64), given

@@ -5,6 +5,8 @@ from typing import Literal
 
 from pydantic import Field
 
+from pipelines.decontaminate import DecontaminateSettings
+from pipelines.model_cost import HubModel
 from pipelines.recipe import Section
 from synth.engines import EngineSettings
 from synth.protocol import Sampling
@@ -16,6 +18,8 @@ class JudgeSettings(Section):
     Attributes:
         engine: who answers.
         model: folder in Hugging Face format, for engines on this machine.
+        hub: which model that is, and what it is assumed to cost; tells it from the generator where a server shows no
+            weights.
         sampling: how tokens are drawn; the likeliest ones unless said otherwise.
         attempts: calls until one verdict can be read; each has its own seed.
         seed: of the draws.
@@ -23,6 +27,7 @@ class JudgeSettings(Section):
 
     engine: EngineSettings = EngineSettings()
     model: Path | None = None
+    hub: HubModel | None = None
     sampling: Sampling = Sampling(temperature=0)
     attempts: int = Field(default=1, ge=1)
     seed: int = 0
@@ -33,6 +38,7 @@ class GroundingSettings(Section):
 
     Attributes:
         model: folder in Hugging Face format; in a run, its own language model when not given.
+        hub: which model that is, and what it is assumed to cost; for `loam check` only.
         scorer: what runs it: `transformers` or `vllm`.
         max_tokens: of question, chain and document together; the model's own limit where that is smaller.
         prefix: token put before everything, so that the first token is scored too.
@@ -43,6 +49,7 @@ class GroundingSettings(Section):
     """
 
     model: Path | None = None
+    hub: HubModel | None = None
     scorer: Literal["transformers", "vllm"] = "transformers"
     max_tokens: int = Field(default=4096, ge=2)
     prefix: Literal["eos", "bos", "none"] = "eos"
@@ -59,11 +66,15 @@ class ScreenSettings(Section):
         questions: a question that a sample of another document asks, too.
         language: another language than the document's (in another script is never accepted).
         personal_data: personal data that the document does not hold.
-        words: folder of word lists by language (`en`, `zh`, ...); their words may not be written unless the document
-            holds them.
+        words: folder of word lists by language (`en`, `zh`, ...), or `ldnoobw`; no word of them may be written that the
+            document does not hold.
+        benchmarks: evaluation sets that neither documents nor samples may hold: files, folders or globs.
+        decontaminate: what counts as holding an item; in a run its own `decontaminate` when not given.
     """
 
     questions: bool = True
     language: bool = True
     personal_data: bool = True
     words: Path | None = None
+    benchmarks: tuple[Path, ...] = ()
+    decontaminate: DecontaminateSettings | None = None

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
+from pipelines.decontaminate import DecontaminateSettings
 from synth.outputs import Maker, Reject, Work
 from synth.verification import Limits
 
@@ -27,9 +28,10 @@ class Candidate:
         document: text of the source.
         question: empty where the kind of sample has none.
         chain: of thought; empty where the kind has none.
-        written: what the model wrote: the sample without the document.
+        written: what the model wrote, and nothing that it was given.
         text: the sample.
         row: the source document.
+        evidence: what the model was given to write from, where that is not the document.
     """
 
     id: str
@@ -42,6 +44,17 @@ class Candidate:
     written: str
     text: str
     row: Mapping[str, Any]
+    evidence: str = ""
+
+    @property
+    def source(self) -> str:
+        """What the model wrote from, once: for whoever judges the one by the other."""
+        return self.evidence or self.document
+
+    @property
+    def before(self) -> str:
+        """Everything that stood there before the model wrote."""
+        return "\n\n".join(filter(None, [self.document, self.evidence]))
 
 
 @dataclass(frozen=True)
@@ -88,12 +101,14 @@ class Screening:
         hooks: screens that need what synthesis may not import.
         earlier: folders `judge/` of other runs, whose answers are used where the same judge gave them.
         judge_model: folder of the judge's model, where the recipe names none.
+        decontaminate: what counts as holding an item, where the recipe does not say.
     """
 
     benchmarks: Sequence[Path] = ()
     hooks: Sequence[Screen] = ()
     earlier: Sequence[Path] = ()
     judge_model: Path | None = None
+    decontaminate: DecontaminateSettings | None = None
 
 
 def run_screens(works: Sequence[Work], screens: Sequence[Screen], maker: Maker) -> None:
@@ -124,7 +139,8 @@ def candidate_of(one: Work, maker: Maker) -> Candidate:
         document=one.row["text"],
         question=slots.get("question", ""),
         chain=slots.get("chain", ""),
-        written=maker.text(one, document="").strip() if "document" in slots else maker.text(one),
+        written=maker.kind.written(one.draft),
         text=maker.text(one),
         row=one.row,
+        evidence=maker.kind.shown(one.draft),
     )

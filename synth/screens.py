@@ -32,23 +32,25 @@ class Screens:
         work: the step's working folder.
         log: folder of all answers of the generator; the judge's lie beside it.
         other_model: the judge's log may hold answers of another one.
+        replaces: output of an earlier run whose place this one takes.
 
     Raises:
-        RecipeError: judge and generator are one model.
+        RecipeError: judge and generator are one model, or a budget in dollars knows no prices of the judge.
     """
 
     def __init__(
-        self, settings: SynthSettings, given: Screening, generator: Identity, work: Path, log: Path, other_model: bool
-    ) -> None:
-        self.benchmarks = Benchmarks(given.benchmarks, work)
+        self, settings: SynthSettings, given: Screening, generator: Identity, work: Path, log: Path, other_model: bool,
+        replaces: Path | None = None,
+    ) -> None:  # fmt: skip
+        self.benchmarks = Benchmarks(given.benchmarks, work, settings.screen.decontaminate or given.decontaminate)
         self.judge = None
         if settings.judge is not None:
             beside = log.with_name(f"{log.name}-judge")
             model = settings.judge.model or given.judge_model
             section = settings.judge.model_copy(update={"model": model})
             self.judge = Judge(
-                settings, section, generator, work, beside, [*given.earlier, work / "judge"], other_model
-            )
+                settings, section, generator, work, beside, given.earlier, replaces, other_model
+            )  # fmt: skip
         self.all: list[Screen] = [
             *([self.benchmarks] if given.benchmarks else []), *([Questions()] if settings.screen.questions else []),
             *given.hooks,

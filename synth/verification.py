@@ -5,7 +5,6 @@ Nothing is repaired; an answer that fails is rejected and counted, since a reaso
 upstream.
 """
 
-import json
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -15,11 +14,12 @@ from pydantic import Field
 
 from pipelines.manifest import digest_of
 from pipelines.recipe import Section
+from synth.dialogue import answer_of
 from synth.equations import equations_of, holds
 from synth.names import missing_names
 from synth.numerals import unfounded_numbers
 from synth.protocol import Response
-from synth.words import copied_share, repeated_share, script_of, shared_stems, words_of
+from synth.words import copied_share, repeated_share, script_of_words, shared_stems, solid_chars, words_of
 
 REASONS: dict[str, tuple[int, str]] = {
     "truncated": (1, "the answer hit its ceiling of tokens"),
@@ -29,7 +29,7 @@ REASONS: dict[str, tuple[int, str]] = {
     "poison": (1, "the request broke the server time after time, while it answered others"),
     "budget": (1, "not asked: the run's budget of tokens or dollars was used up"),
     "empty": (1, "nothing but white space"),
-    "refusal": (2, "the model speaks of itself or declines"),
+    "refusal": (3, "the model speaks of itself or declines, in words that are not the document's own"),
     "meta_phrase": (2, "the answer speaks of a text instead of its subject"),
     "not_json": (1, "no JSON object in the answer"),
     "wrong_shape": (1, "JSON, but not what was asked for"),
@@ -166,29 +166,12 @@ def has_control_tokens(text: str) -> bool:
     return _CONTROL.search(text) is not None
 
 
-def answer_of(text: str) -> str:
-    """What a model answered, without the thinking before it."""
-    return text.rpartition("</think>")[2].strip()
-
-
 def check_response(response: Response) -> str | None:
     """Whether there is a whole answer at all."""
     reason = {"length": "truncated", "refused": "refused_by_engine"}.get(response.finish_reason, response.finish_reason)
     if reason != "stop":
         return reason
-    if not (answer := answer_of(response.text)):
-        return "empty"
-    return "refusal" if _REFUSAL.search(answer[:200]) else None
-
-
-def read_json(text: str, key: str) -> list[Any] | str:
-    """The list under `key` of the JSON object in an answer, or why there is none."""
-    try:
-        value = json.loads(text[text.index("{") : text.rindex("}") + 1])
-    except ValueError:
-        return "not_json"
-    found = value.get(key) if isinstance(value, dict) else None
-    return found if isinstance(found, list) else "wrong_shape"
+    return None if answer_of(response.text) else "empty"
 
 
 def locate_segments(text: str, markers: Sequence[tuple[str, str]], limits: Limits) -> tuple[Span, ...] | str:
@@ -218,8 +201,8 @@ def locate_segments(text: str, markers: Sequence[tuple[str, str]], limits: Limit
         at = last.end
     if len(spans) > 1 and max(span.end - span.start for span in spans) > limits.max_segment_share * len(text):
         return "segment_length"
-    covered = sum(_solid(text[span.start : span.end]) for span in spans)
-    return "coverage_low" if covered < limits.min_coverage * _solid(text) else tuple(spans)
+    covered = sum(solid_chars(text[span.start : span.end]) for span in spans)
+    return "coverage_low" if covered < limits.min_coverage * solid_chars(text) else tuple(spans)
 
 
 def _find(text: str, marker: str, at: int) -> Span | str:
@@ -232,20 +215,16 @@ def _find(text: str, marker: str, at: int) -> Span | str:
     return "overlap" if pattern.search(text) else "marker_not_found"
 
 
-def _solid(text: str) -> int:
-    return len("".join(text.split()))
-
-
 Rule = Callable[[str, str, Limits], bool]
 """Whether a text fails, given its document."""
 
 PROSE: tuple[tuple[str, Rule], ...] = (
     ("empty", lambda text, document, limits: not text.strip()),
     ("control_tokens", lambda text, document, limits: has_control_tokens(text)),
-    ("refusal", lambda text, document, limits: _REFUSAL.search(text) is not None),
+    ("refusal", lambda text, document, limits: declines(text, document)),
     ("meta_phrase", lambda text, document, limits: speaks_of_text(text, document)),
     ("repetition", lambda text, document, limits: repeated_share(words_of(text)) > limits.max_repeated),
-    ("language_mismatch", lambda text, document, limits: script_of(text) != script_of(document)),
+    ("language_mismatch", lambda text, document, limits: script_of_words(text) != script_of_words(document)),
     ("equation_wrong", lambda text, document, limits: has_wrong_equation(text)),
     ("number_not_in_document", lambda text, document, limits: bool(unfounded_numbers(text, document))),
     ("name_not_in_document",
@@ -275,8 +254,17 @@ def first_failure(rules: Sequence[tuple[str, Rule]], text: str, document: str, l
 
 def speaks_of_text(text: str, document: str) -> bool:
     """Whether a text speaks of a text instead of its subject, in words that are not the document's own."""
-    found = {match.group().lower() for match in _META.finditer(text)}
-    return bool(found) and bool(found - {match.group().lower() for match in _META.finditer(document)})
+    return _own_phrases(_META, text, document)
+
+
+def declines(text: str, document: str) -> bool:
+    """Whether a text speaks of the model itself or declines, in words that are not the document's own."""
+    return _own_phrases(_REFUSAL, text, document)
+
+
+def _own_phrases(pattern: re.Pattern[str], text: str, document: str) -> bool:
+    found = {match.group().lower() for match in pattern.finditer(text)}
+    return bool(found) and bool(found - {match.group().lower() for match in pattern.finditer(document)})
 
 
 def has_wrong_equation(text: str) -> bool:
@@ -288,16 +276,6 @@ def has_wrong_equation(text: str) -> bool:
 def is_question(text: str) -> bool:
     """Whether a text is one line of three words or more that ends in a question mark."""
     return "\n" not in text and text.endswith(("?", "？")) and len(words_of(text)) >= 3
-
-
-def without_prefix(text: str, prefix: str) -> str | None:
-    """What follows the words that an answer had to begin with; None (`missing_prefix`) where it does not.
-
-    White space, case and Markdown's stars around the prefix do not count.
-    """
-    words = r"\s+".join(map(re.escape, prefix.strip().rstrip(":：").split()))
-    found = re.match(rf"[\s*#]*{words}\s*[:：]?[\s*]*", text, re.IGNORECASE)
-    return text[found.end() :].strip() if found else None
 
 
 def check_prose(text: str, document: str, limits: Limits) -> str | None:

@@ -55,7 +55,7 @@ def copied_share(text: str, document: str, n: int) -> float:
     return sum(gram in theirs for gram in grams) / len(grams) if grams else 0.0
 
 
-def script_of(text: str) -> str:
+def script_of_words(text: str) -> str:
     """The script of most words, by their Unicode names: `LATIN`, `CJK`, `CYRILLIC`; empty without letters.
 
     Words and not letters, so that a Chinese sentence about `Linux` is Chinese.
@@ -63,6 +63,11 @@ def script_of(text: str) -> str:
     letters = [word[0] for word in words_of(text[:SCRIPT_CHARS]) if word[0].isalpha()]
     found = Counter(unicodedata.name(letter, "UNKNOWN").split()[0] for letter in letters)
     return found.most_common(1)[0][0] if found else ""
+
+
+def solid_chars(text: str) -> int:
+    """Characters that are no white space."""
+    return sum(map(len, text.split()))
 
 
 def ngrams(words: Sequence[str], n: int) -> list[tuple[str, ...]]:

@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from flows.verb import AsJson, Inputs, Out, Sets, Workers, documents_of, run_on_documents, run_verb
+from flows.verb import AsJson, Inputs, Out, Sets, Workers, documents_of, run_on_documents, run_verb, wanted_of
 from pipelines.errors import DataError, RecipeError
 from pipelines.files import sha256_of
 from pipelines.recipe import settings_from
@@ -30,9 +30,10 @@ def register(app: typer.Typer) -> None:
 def extract(inputs: Inputs, out: Out, workers: Workers = 1, sets: Sets = None, as_json: AsJson = False) -> None:
     """WARC, ARC, WET or HTML files to documents."""
     from pipelines import extract as module
+    from pipelines.warc import holds_pages
 
     settings = settings_from(module.ExtractSettings, sets)
-    files = documents_of(inputs)
+    files = wanted_of(inputs, holds_pages)
     run_verb("extract", out, settings, files, lambda work: module.extract(files, work, settings, workers), as_json)
 
 

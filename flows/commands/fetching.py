@@ -50,7 +50,7 @@ def fetch(wanted: Wanted, to: To = None, update: Update = False, sets: Sets = No
     if as_json:
         typer.echo(json.dumps({"root": str(root), "fetched": fetched}, ensure_ascii=False))
     elif not fetched:
-        typer.echo(f"{wanted}: nothing to fetch; no source is on the Hub, and no list is named")
+        typer.echo(f"{wanted}: nothing to fetch; no source or model of the Hub and no list is named")
     else:
         for name, what in fetched.items():
             typer.echo(f"{name}: {len(what['files'])} files, {what['bytes']:,} bytes below {root}")
@@ -59,23 +59,32 @@ def fetch(wanted: Wanted, to: To = None, update: Update = False, sets: Sets = No
 def _of_recipe(
     recipe: str, sets: list[str] | None, to: Path | None, update: bool, say: Callable[[str], None]
 ) -> tuple[Path, dict[str, Fetched]]:
-    """What brings each thing that a recipe needs: sources on the Hub, the scorer, lists of known names."""
+    """What brings each thing that a recipe needs: sources on the Hub, models, lists of known names."""
     from filters.list_sources import LISTS
     from flows.corpus import CorpusRecipe
     from flows.kinds import load_any
+    from flows.model_needs import models_of, place_of
     from flows.recipe import BuildRecipe
+    from flows.score_recipe import ScoreRecipe
     from pipelines import github, hub
+    from synth.recipe import SynthSettings
 
     resolved = load_any(recipe, sets or ())
-    if not isinstance(resolved, BuildRecipe):
-        raise RecipeError(
-            f"{recipe}: a recipe of this kind has no sources; a model comes by loam fetch hf://models/..."
-        )
-    root = to or Path(resolved.root)
+    root = to or (Path(resolved.root) if isinstance(resolved, BuildRecipe) else Path())
 
     def bring(parts: list[hub.Wanted]) -> list[Path]:
         return [file for part in parts for file in hub.fetch(part, root, update, say)]
 
+    def placed(wanted: hub.Wanted, place: Path) -> list[Path]:
+        return _placed(bring([wanted]), hub.commit_folder(wanted, root), place)
+
+    if isinstance(resolved, (SynthSettings, ScoreRecipe)):
+        models = {name: (hub.wanted_model(model.dataset, model.revision), root / place_of(model))
+                  for name, model in models_of(resolved).items()}  # fmt: skip
+        return root, {name: lambda one=one: placed(*one) for name, one in models.items()}
+    if not isinstance(resolved, BuildRecipe):
+        raise RecipeError(f"{recipe}: a recipe of this kind needs nothing from outside; a model comes by loam fetch "
+                          "hf://models/owner/name")  # fmt: skip
     everything: dict[str, Fetched] = {
         name: lambda parts=parts: bring(parts) for name, parts in hub.wanted_of(resolved.sources).items()
     }
@@ -85,7 +94,7 @@ def _of_recipe(
     scorer = resolved.scorer if isinstance(resolved, CorpusRecipe) else None
     if scorer is not None and scorer.dataset and (update or not (root / scorer.path).exists()):
         wanted, place = hub.wanted_model(scorer.dataset, scorer.revision), root / scorer.path
-        everything["scorer"] = lambda: _placed(bring([wanted]), hub.commit_folder(wanted, root), place)
+        everything["scorer"] = lambda: placed(wanted, place)
     return root, everything
 
 

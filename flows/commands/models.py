@@ -1,5 +1,6 @@
 """Verbs with models: perplexity, buckets, synth, import, export, train, eval."""
 
+import re
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -17,7 +18,7 @@ ScoringModel = Annotated[
     Path,
     typer.Option("--model", help="Hugging Face model folder with its tokenizer, a run's checkpoint, or a KenLM file"),
 ]
-Scorer = Annotated[str, typer.Option(help="What runs the model: transformers (default), native, vllm or kenlm")]
+Scorer = Annotated[str | None, typer.Option(help="What runs the model: transformers (default), native, vllm or kenlm")]
 ScoreRecipeName = Annotated[
     str | None,
     typer.Option("--recipe", help="A recipe of kind score, such as perplexity-buckets; options go before it"),
@@ -42,20 +43,26 @@ def folder_digests(folder: Path, label: str) -> dict[str, str]:
 def _with_recipe(
     model: type[AnySection], recipe: str | None, section: str, sets: list[str] | None, given: dict[str, Any]
 ) -> AnySection:
-    """Settings of a verb: the defaults or a recipe's section, then the verb's options, then `--set`."""
-    if recipe is None:
-        return settings_from(model, sets, **given)
+    """Settings of a verb: the defaults or a recipe's section, then the verb's options, then `--set`.
+
+    A key may be that of the section or that of the recipe (`device`, `perplexity.device`), as `loam check` takes it.
+    """
     from flows.score_recipe import ScoreRecipe
 
-    section_of = getattr(load_recipe(recipe, ScoreRecipe), section).model_dump(mode="json", exclude_unset=True)
-    return settings_from(model, sets, **{**section_of, **{key: v for key, v in given.items() if v is not None}})
+    of_recipe = [one for one in sets or () if re.match(rf"({'|'.join(ScoreRecipe.model_fields)})\.", one)]
+    own = [one.removeprefix(f"{section}.") for one in sets or () if one not in of_recipe or one.startswith(section)]
+    if recipe is None:
+        return settings_from(model, own, **given)
+    section_of = getattr(load_recipe(recipe, ScoreRecipe, of_recipe), section)
+    known = section_of.model_dump(mode="json", exclude_unset=True)
+    return settings_from(model, own, **{**known, **{key: v for key, v in given.items() if v is not None}})
 
 
 def perplexity(
     inputs: Inputs,
     out: Out,
     model: ScoringModel,
-    scorer: Scorer | None = None,
+    scorer: Scorer = None,
     max_length: Annotated[int | None, typer.Option(help="Tokens of a document that are scored")] = None,
     recipe: ScoreRecipeName = None,
     workers: Workers = 1,
@@ -97,11 +104,18 @@ def buckets(
 ) -> None:
     """Cut scores into high, mid and low per group; high is the lowest perplexity."""
     from filters import buckets as module
+    from filters.ensemble_scores import score_files
 
     settings = _with_recipe(module.BucketSettings, recipe, "buckets", sets, {})
-    files = documents_of(inputs)
+    files = [file for given in inputs for file in score_files(given)]
     run_verb("buckets", out, settings, files, lambda work: module.buckets(files, work, settings, cutoffs), as_json,
              digests_of({"cutoffs": cutoffs}))  # fmt: skip
+
+
+def _require_models(**folders: Path | None) -> None:
+    for option, folder in folders.items():
+        if folder is not None and not folder.exists():
+            raise DataError(f"--{option} {folder}: no such folder; expected a model in Hugging Face format")
 
 
 def synth(
@@ -139,29 +153,24 @@ def synth(
              "forms.write": forms and f"[{forms}]"}  # fmt: skip
     overrides = [f"{name}={value}" for name, value in given.items() if value is not None]
     settings = asked_for(load_recipe(recipe, SynthSettings, [*overrides, *(sets or ())]), judge, grounding)
+    _require_models(model=model, judge=judge, grounding=grounding)
     sought = documents_of(benchmarks) if benchmarks else []
     answers = {"log": log_beside(out), "replaces": out, "other_model": allow_model_change}
     indexes = [Path(one) for one in corpus or () if (Path(one) / "index.json").is_file()]
     library = Library(indexes or (documents_of(corpus) if corpus else ()), clusters, embeddings or ())
     read = {f"library-{n}": file for n, file in enumerate([*library.corpus, *library.embeddings])}
     read |= {f"benchmark-{n}": file for n, file in enumerate(sought)}
-    parents = {
-        "model": model,
-        "clusters": clusters,
-        "buckets": settings.rephrase.buckets,
-        **read,
-        **screen_inputs(settings, judge, grounding),
-    }
+    parents = {"model": model, "clusters": clusters, "buckets": settings.rephrase.buckets, **read,
+               **screen_inputs(settings, judge, grounding)}  # fmt: skip
 
     def action(documents: list[Path], work: Path) -> Outcome:
-        screening = screening_of(settings, sought, grounding, judge, [out / "judge"])
+        screening = screening_of(settings, sought, grounding, judge)
         outcome = generate.synthesize(
             documents, work, settings, model, workers, library=library, screening=screening, **answers
         )  # fmt: skip
         return with_plot(outcome, work)
 
-    known = settings.model_copy(update={"generator": None})
-    run_on_documents("synth", out, known, inputs, action, as_json, digests_of(parents))
+    run_on_documents("synth", out, settings.asked, inputs, action, as_json, digests_of(parents))
 
 
 def train(

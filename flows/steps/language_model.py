@@ -23,7 +23,6 @@ def language_model_steps(recipe: RunRecipe) -> list[Step]:
         _buckets(recipe),
         _bucketed(recipe),
         _synth(recipe),
-        _synth_clean(recipe),
         _tokens(recipe),
     ]
 
@@ -131,7 +130,9 @@ def _synth(recipe: RunRecipe) -> Step:
 
         model, out = place.of("language_model") / "hf", place.of("synth")
         judged = sorted(place.folder.parent.glob("*/synth/judge"))
-        screening = screening_of(recipe.synth, items_of(place), model, earlier=judged)
+        screening = screening_of(
+            recipe.synth, items_of(place), model, earlier=judged, decontaminate=recipe.decontaminate
+        )
         documents, held_out = place.documents("bucketed"), held_out_ids(place)
         others = sorted(place.folder.parent.glob("*/synth/responses"))  # the same question has the same answer there
         outcome = synthesize(
@@ -140,8 +141,8 @@ def _synth(recipe: RunRecipe) -> Step:
         )  # fmt: skip
         return with_plot(outcome, work)
 
-    asked = recipe.synth.model_copy(update={"generator": None})
-    return Step("synth", action, "Long-CoT-backward on a few documents", plain(synth=asked),
+    return Step("synth", action, f"samples by {recipe.synth.recipe}",
+                plain(synth=recipe.synth.asked, decontaminate=recipe.decontaminate),
                 ["bucketed", "language_model", "plain_tokens", "items"], ("pipelines", "synth", "filters"),
                 lambda: _named(recipe))  # fmt: skip
 
@@ -152,24 +153,13 @@ def _named(recipe: RunRecipe) -> dict[str, str]:
     return digests_of(screen_inputs(recipe.synth))
 
 
-def _synth_clean(recipe: RunRecipe) -> Step:
-    def action(place: Place, work: Path) -> Outcome:
-        from pipelines.decontaminate import decontaminate
-
-        samples = place.documents("synth", "samples")
-        return decontaminate(samples, items_of(place), work, recipe.decontaminate, place.workers)
-
-    return Step("synth_clean", action, "samples that hold evaluation items are dropped",
-                plain(decontaminate=recipe.decontaminate), ["synth", "items"])  # fmt: skip
-
-
 def _tokens(recipe: RunRecipe) -> Step:
     def action(place: Place, work: Path) -> Outcome:
         from pipelines.encode import encode
 
-        files = [*place.documents("bucketed"), *place.documents("synth_clean")]
+        files = [*place.documents("bucketed"), *place.documents("synth", "samples")]
         tokenizer, held_out = tokenizer_folder(place), held_out_ids(place)
         return encode(files, work, tokenizer, recipe.encode, place.workers, held_out=held_out)
 
     return Step("tokens", action, "shards by domain and bucket", plain(encode=recipe.encode),
-                ["bucketed", "synth_clean", "tokenizer", "plain_tokens"])  # fmt: skip
+                ["bucketed", "synth", "tokenizer", "plain_tokens"])  # fmt: skip

@@ -5,10 +5,11 @@ from pathlib import Path
 from typing import Any
 
 from flows.recipe import RunRecipe
-from flows.steps.build import licences_of
+from flows.steps.build import items_of, licences_of
 from flows.steps.language_model import held_out_ids
 from flows.steps.step import Place, Step, plain
 from pipelines.errors import DataError
+from pipelines.files import expand_inputs
 from pipelines.manifest import read_manifest
 from pipelines.recipe import load_recipe
 from pipelines.store import Outcome
@@ -28,6 +29,7 @@ def _manifests(place: Place, steps: tuple[str, ...]) -> dict[str, Any]:
 def _publish_dataset(recipe: RunRecipe) -> Step:
     def action(place: Place, work: Path) -> Outcome:
         from flows.publish import publish_dataset
+        from flows.publish_rejects import Against
         from flows.runner import RECIPE
 
         lineage = {
@@ -40,12 +42,15 @@ def _publish_dataset(recipe: RunRecipe) -> Step:
         held_out = held_out_ids(place)
         shutil.copyfile(place.folder / RECIPE, work / RECIPE)
         rejects = sorted(place.of("synth").glob("rejects/part-*.parquet"))
-        return publish_dataset(documents, work, lineage, recipe.publish, held_out, rejects)
+        named = recipe.synth.screen.benchmarks
+        items = [*items_of(place), *(expand_inputs(named) if named else ())]
+        against = Against(items, recipe.synth.screen.decontaminate or recipe.decontaminate)
+        return publish_dataset(documents, work, lineage, recipe.publish, held_out, rejects, against)
 
     return Step("publish_dataset", action, "Parquet splits and a dataset card",
                 plain(run=recipe),
-                [*FUNNEL, "bucketed", "synth", "plain_tokens"],
-                ("pipelines", "flows"))  # fmt: skip
+                [*FUNNEL, "bucketed", "synth", "plain_tokens", "items"],
+                ("pipelines", "filters", "synth", "flows"))  # fmt: skip
 
 
 def _publish_model(recipe: RunRecipe) -> Step:

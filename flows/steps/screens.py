@@ -7,20 +7,26 @@ document: what stood there before is the document's matter, and was judged with 
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from filters import pii, pii_candidates, pii_patterns, safety, word_lists
 from filters.conditional import ConditionalScorer
 from filters.language import IdentifyLanguage
+from filters.language_model import model_digest
+from filters.list_sources import list_path
 from filters.perplexity import PerplexitySettings
-from filters.pii import find
-from filters.safety import Safety, SafetySettings
+from filters.safety import SafetySettings, listed_words, lists_of
 from flows.plots import acceptance
+from pipelines.decontaminate import DecontaminateSettings
 from pipelines.document import table_of
 from pipelines.errors import RecipeError
-from pipelines.files import write_atomically
+from pipelines.files import expand_inputs, sha256_of, write_atomically
+from pipelines.locations import plain_name
+from pipelines.manifest import digest_of
 from pipelines.store import Outcome
 from synth.grounding import Grounding
 from synth.recipe import SynthSettings
@@ -35,33 +41,40 @@ LEAST_CHARS = 80  # of what was written, for the same reason
 
 def screening_of(
     settings: SynthSettings, benchmarks: Sequence[Path] = (), language_model: Path | None = None,
-    judge_model: Path | None = None, earlier: Sequence[Path] = (),
+    judge_model: Path | None = None, earlier: Sequence[Path] = (), decontaminate: DecontaminateSettings | None = None,
 ) -> Screening:  # fmt: skip
     """What a flow hands in to screen samples with.
 
     Args:
         settings: the recipe.
-        benchmarks: evaluation sets that neither documents nor samples may hold.
+        benchmarks: evaluation sets that neither documents nor samples may hold, besides those that the recipe names.
         language_model: folder, for grounding, where the recipe names none.
         judge_model: folder, where the recipe names none.
         earlier: folders `judge/` of other runs.
+        decontaminate: what counts as holding an item, where the recipe does not say.
 
     Raises:
         RecipeError: grounding is asked for, and there is no model for it.
     """
     hooks: list[Screen] = [Language()] if settings.screen.language else []
     hooks += [PersonalData()] if settings.screen.personal_data else []
-    hooks += [UnsafeWords(settings.screen.words)] if settings.screen.words else []
+    hooks += [UnsafeWords(words_path(settings.screen.words))] if settings.screen.words else []
     if settings.grounding is not None:
         hooks.append(_grounding(settings.grounding, language_model))
-    return Screening(benchmarks, hooks, earlier, judge_model)
+    named = expand_inputs(settings.screen.benchmarks) if settings.screen.benchmarks else []
+    return Screening([*benchmarks, *named], hooks, earlier, judge_model, decontaminate)
+
+
+def words_path(given: Path) -> Path:
+    """The folder of word lists that a recipe means: by path, or by the name that `loam fetch` knows."""
+    return list_path(str(given), Path())
 
 
 def _grounding(settings: GroundingSettings, model: Path | None) -> Grounding:
     folder = settings.model or model
     if folder is None:
         raise RecipeError("grounding needs a language model: give --grounding MODEL, or grounding.model in the recipe")
-    shared = settings.model_dump(exclude={"model"})
+    shared = settings.model_dump(exclude={"model", "hub"})
     return Grounding(ConditionalScorer(folder, PerplexitySettings(**shared)))
 
 
@@ -69,15 +82,17 @@ class PersonalData:
     """The screen `personal_data`: types of it that the model wrote and the document does not hold."""
 
     name = "personal_data"
-    identity: Mapping[str, Any] = {"version": 1}
+
+    def __init__(self) -> None:
+        self.identity: Mapping[str, Any] = {"version": 2, "rules": _rules(pii, pii_candidates, pii_patterns)}
 
     def judge(self, candidates: Sequence[Candidate], limits: Limits) -> Sequence[Finding]:
         """Search what was written; details name the types, never the data."""
         return [self._finding(candidate) for candidate in candidates]
 
     def _finding(self, candidate: Candidate) -> Finding:
-        written = candidate.written
-        new = [span.type for span in find(written) if written[span.start : span.end] not in candidate.document]
+        written, before = candidate.written, _one_line(candidate.before)
+        new = [s.type for s in pii.find(written) if _one_line(written[s.start : s.end]) not in before]
         return Finding("personal_data", ", ".join(sorted(set(new)))) if new else Finding()
 
     def close(self) -> None:
@@ -85,7 +100,7 @@ class PersonalData:
 
 
 class UnsafeWords:
-    """The screen `unsafe_words`.
+    """The screen `unsafe_words`: listed words that the model wrote, and that nothing it was given holds.
 
     Args:
         words: folder of word lists by language.
@@ -94,22 +109,20 @@ class UnsafeWords:
     name = "unsafe_words"
 
     def __init__(self, words: Path) -> None:
-        self.block = Safety(SafetySettings(words=str(words)))
-        self.identity: Mapping[str, Any] = {"version": 1}
+        self.settings = SafetySettings(words=str(words))
+        lists_of(self.settings)  # what is missing is found before anything is asked
+        digests = {plain_name(file.name): sha256_of(file) for file in expand_inputs([words])}
+        self.identity: Mapping[str, Any] = {"version": 2, "lists": digests, "rules": _rules(safety, word_lists)}
 
     def judge(self, candidates: Sequence[Candidate], limits: Limits) -> Sequence[Finding]:
         """Search what was written and what it was made from."""
-        written = self._counts([c.written for c in candidates], candidates)
-        before = self._counts([c.document for c in candidates], candidates)
-        return [
-            Finding("unsafe_words", f"{count} listed") if count > held else Finding()
-            for count, held in zip(written, before, strict=True)
-        ]
-
-    def _counts(self, texts: Sequence[str], candidates: Sequence[Candidate]) -> list[int]:
         languages = [candidate.language for candidate in candidates]
-        table = self.block.apply(_stream(texts, languages))
-        return pc.fill_null(table["safety.words"], 0).to_pylist()
+        written = listed_words([c.written for c in candidates], languages, self.settings)
+        before = listed_words([c.before for c in candidates], languages, self.settings)
+        return [
+            Finding("unsafe_words", f"{len(new)} listed") if (new := words - held) else Finding()
+            for words, held in zip(written, before, strict=True)
+        ]
 
     def close(self) -> None:
         """Nothing is held."""
@@ -119,7 +132,9 @@ class Language:
     """The screen `language`: what was written is in another language than the document, within one script, too."""
 
     name = "language"
-    identity: Mapping[str, Any] = {"version": 1, "sure": SURE}
+
+    def __init__(self) -> None:
+        self.identity: Mapping[str, Any] = {"version": 2, "sure": SURE, "model": model_digest()}
 
     def judge(self, candidates: Sequence[Candidate], limits: Limits) -> Sequence[Finding]:
         """Identify both, by one model."""
@@ -143,6 +158,16 @@ def _languages(texts: Sequence[str]) -> list[str | None]:
     return pc.if_else(told, table["language"], pa.scalar(None, pa.string())).to_pylist()
 
 
+def _rules(*modules: ModuleType) -> str:
+    """Digest of what rules are written in: their patterns and checks are code."""
+    return digest_of([sha256_of(Path(module.__file__)) for module in modules if module.__file__])[:16]
+
+
+def _one_line(text: str) -> str:
+    """White space does not tell: quotes are joined to one line."""
+    return " ".join(text.split())
+
+
 def _stream(texts: Sequence[str], languages: Sequence[str | None]) -> pa.Table:
     pairs = zip(texts, languages, strict=True)
     return table_of([{"id": str(n), "text": text, "language": code} for n, (text, code) in enumerate(pairs)])
@@ -159,13 +184,14 @@ def screen_inputs(
     settings: SynthSettings, judge_model: Path | None = None, language_model: Path | None = None
 ) -> dict[str, Path | None]:
     """Files and folders that a recipe of synthesis names, or an option; what a step's identity covers."""
-    judge, grounding = settings.judge, settings.grounding
+    judge, grounding, words = settings.judge, settings.grounding, settings.screen.words
     return {
         "responses": settings.engine.responses,
         "judge": (judge and judge.model) or judge_model,
         "judge_responses": judge and judge.engine.responses,
         "grounding": (grounding and grounding.model) or language_model,
-        "words": settings.screen.words,
+        "words": words and words_path(words),
+        **{f"screen-benchmark-{number}": path for number, path in enumerate(settings.screen.benchmarks)},
     }
 
 

@@ -1,19 +1,22 @@
 """Costs of large models: the formula by hand, and the recipes of production that `loam check` accepts."""
 
+from pathlib import Path
 from typing import Any
 
 import pytest
 
+import flows
 from flows.corpus import CorpusRecipe
 from flows.estimate import cost_of
 from flows.kinds import load_any
-from flows.model_estimate import score_cost, synth_cost
+from flows.model_estimate import score_cost, synth_cost, synth_warnings
 from flows.score_recipe import ScoreRecipe
 from pipelines.model_cost import ModelCost, cost_of_tokens, cost_words
 from synth.prompt_files import load_prompts
 from synth.recipe import SynthSettings
 from tests.flows.conftest import Works
 
+RECIPES = Path(flows.__file__).parent / "recipes"
 COST = ModelCost(parameters=2_000_000_000, device_flops=1e13, utilisation=0.4, output_tokens_per_s=100, devices=2)
 
 
@@ -80,9 +83,34 @@ def test_synthesis_counts_prompts_documents_and_ceilings():
 
 
 def test_a_price_for_a_million_that_pass():
-    found = synth_cost(synth_recipe("max_documents=1000", "generator.cost.accepted_share=0.25"))
+    sets = ("max_documents=1000", "generator.cost.accepted_share=0.25")
+    found = synth_cost(synth_recipe(*sets, "judge=null", "grounding=null"))
     assert found["accepted"] == 250
     assert found["price_per_million_accepted"] == pytest.approx(found["price"] * 4000, rel=0.01)
+    judged = synth_cost(synth_recipe(*sets, "judge.hub.cost.accepted_share=0.5"))
+    assert (judged["judge"]["samples"], judged["accepted"]) == (250, 125)
+    whole = judged["price"] + judged["judge"]["price"] + judged["grounding"]["price"]
+    assert judged["whole_price"] == pytest.approx(whole, abs=0.01)
+    assert judged["price_per_million_accepted"] == pytest.approx(whole * 8000, rel=0.01)
+
+
+def test_a_judge_reads_source_and_sample_and_grounding_reads_twice():
+    sets = ("max_documents=1000", "generator.cost.accepted_share=1", "generator.cost.document_tokens=500")
+    found = synth_cost(synth_recipe(*sets, "judge.hub.cost.answer_share=0.5"))
+    [prompt] = [one for (language, _), one in load_prompts("judge").files.items() if language == "en"]
+    sample = found["tokens_written"] / 1000
+    assert found["judge"]["tokens_read"] == pytest.approx(1000 * (len(prompt.body) / 4 + 500 + sample), rel=1e-6)
+    assert found["judge"]["tokens_written"] == 1000 * prompt.max_tokens / 2
+    assert found["grounding"]["tokens_read"] == pytest.approx(1000 * (500 + 500 + sample), rel=1e-6)
+
+
+def test_check_warns_of_what_nobody_looks_for():
+    bare = SynthSettings()
+    assert [line.split(":")[1].strip() for line in synth_warnings(bare)] == ["no screen.benchmarks", "no judge"]
+    for name in sorted(path.stem for path in RECIPES.glob("*.yaml") if path.stem.startswith(("cot-", "rephrase-"))):
+        recipe = load_any(name)
+        assert isinstance(recipe, SynthSettings)
+        assert synth_warnings(recipe) == [], name
 
 
 def test_check_prints_formula_and_assumptions(call: Any, works: Works):

@@ -18,6 +18,8 @@ from ruamel.yaml import YAML
 
 from flows.card import size_category
 from flows.publish import PublishSettings, deliver, publish_dataset, publish_model
+from flows.publish_rejects import Against
+from pipelines.decontaminate import DecontaminateSettings
 from pipelines.document import SCHEMA
 from pipelines.errors import DataError, RecipeError
 from pipelines.files import sha256_of
@@ -160,6 +162,45 @@ def test_rejects_are_a_configuration_of_their_own(tmp_path: Path) -> None:
     table = pq.read_table(out / "rejects")
     assert table["excerpt"].to_pylist() == ["said 0", "said 1", ""]  # benchmarks are not spread by rejects
     assert table["facts"].to_pylist()[0] == [{"key": "judge", "value": "m"}]
+
+
+def test_what_rejects_say_is_searched_before_it_is_published(tmp_path: Path) -> None:
+    """An answer that failed at its first stage never met a screen."""
+    item = "Which of the forty grey stones by the northern gate of the old town did the mason carve first in spring?"
+    (tmp_path / "bench.jsonl").write_text(json.dumps({"id": "q1", "question": item}) + "\n")
+    said = ["nothing to hide", f"I know this: {item}", "Write to anna.schmidt@webmail.org today.", "fine"]
+    facts = [[], [], [], [("judge_reason", f"It copies: {item}")]]
+    rows = [{"id": f"d{n}", "reason": "not_json", "stage": "chain", "excerpt": text, "facts": pairs}
+            for n, (text, pairs) in enumerate(zip(said, facts, strict=True))]  # fmt: skip
+    pq.write_table(pa.Table.from_pylist(rows, schema=REJECTS), tmp_path / "r.parquet")
+    files, out = documents(tmp_path), tmp_path / "out"
+    against = Against([tmp_path / "bench.jsonl"])
+    outcome = publish_dataset(files, out, LINEAGE, SETTINGS, [], [tmp_path / "r.parquet"], against)
+    told = pq.read_table(out / "rejects").to_pylist()
+    assert [(row["excerpt"], row["facts"]) for row in told] == [("nothing to hide", []), *[("", [])] * 3]
+    assert (outcome.metrics["rejects"], outcome.metrics["rejects_withheld"]) == (4, 3)
+    assert "Of 3 no word is told" in (out / "README.md").read_text()
+    looser = Against([tmp_path / "bench.jsonl"], DecontaminateSettings(min_hits=99))
+    publish_dataset(files, out, LINEAGE, SETTINGS, [], [tmp_path / "r.parquet"], looser)
+    assert [bool(row["excerpt"]) for row in pq.read_table(out / "rejects").to_pylist()] == [True, True, False, True]
+
+
+def test_licences_are_counted_by_document_and_passage(tmp_path: Path) -> None:
+    passages = [{"doc_id": "a", "source": "wiki", "licence": "CC-BY-SA-4.0"}, {"doc_id": "b", "source": "wiki"}]
+    metadata = [
+        [("licence", "MIT")],
+        [("license", "MIT"), ("passages", json.dumps(passages))],
+        [("passages", "{")],
+        None,
+    ]
+    rows = [{"id": f"s{n}", "text": "text", "source": "wiki", "metadata": pairs} for n, pairs in enumerate(metadata)]
+    pq.write_table(pa.Table.from_pylist(rows, schema=SCHEMA), tmp_path / "s.parquet")
+    lineage = LINEAGE | {"licences": {"wiki": "CC0-1.0"}}
+    publish_dataset({"synth": [tmp_path / "s.parquet"]}, tmp_path / "out", lineage, SETTINGS)
+    card = (tmp_path / "out" / "README.md").read_text()
+    for line in ("| source | licence | documents | passages in generated text |", "| wiki | MIT | 2 | 0 |",
+                 "| wiki | CC0-1.0 | 2 | 1 |", "| wiki | CC-BY-SA-4.0 | 0 | 1 |"):  # fmt: skip
+        assert line in card, line
 
 
 def test_without_rejects_there_is_no_such_configuration(published: Path) -> None:

@@ -1,6 +1,7 @@
 """Screens that flows hand to synthesis, the verb's options for them, and what a run publishes of them."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pyarrow.parquet as pq
@@ -39,6 +40,35 @@ def candidate(written: str, document: str = ENGLISH, language: str | None = "eng
 def test_personal_data_that_the_document_has_not(written: str, document: str, detail: str):
     [finding] = PersonalData().judge([candidate(written, document)], Limits())
     assert (finding.reason, finding.detail) == ("personal_data" if detail else None, detail)
+
+
+def test_a_passages_personal_data_is_not_the_models():
+    """An email in a passage, quoted over the end of a line, was there before."""
+    said = candidate("Ask anna.schmidt@webmail.org or call +49 30 1234 5678.", ENGLISH)
+    given = replace(said, evidence="[1] anna.schmidt@webmail.org, call +49 30\n1234 5678.")
+    assert [one.reason for one in PersonalData().judge([said, given], Limits())] == ["personal_data", None]
+
+
+@pytest.mark.parametrize(
+    ("written", "document", "reason"),
+    [
+        ("badtwo", "badone badone", "unsafe_words"),
+        ("badone badone badone", "badone", None),
+        ("badone badtwo", "badtwo, badone", None),
+        ("bad", "badone", None),
+    ],
+)
+def test_words_are_compared_not_counted(tmp_path: Path, written: str, document: str, reason: str | None):
+    (tmp_path / "en").write_text("badone\nbadtwo\n")
+    assert [one.reason for one in UnsafeWords(tmp_path).judge([candidate(written, document)], Limits())] == [reason]
+
+
+def test_verdicts_depend_on_lists_rules_and_models(tmp_path: Path):
+    (tmp_path / "en").write_text("badone\n")
+    one, same = UnsafeWords(tmp_path).identity, UnsafeWords(tmp_path).identity
+    (tmp_path / "en").write_text("badtwo\n")
+    assert one == same != UnsafeWords(tmp_path).identity
+    assert {*PersonalData().identity, *Language().identity} == {"version", "rules", "sure", "model"}
 
 
 def test_listed_words_that_the_document_has_not(tmp_path: Path):
@@ -99,6 +129,19 @@ def test_benchmarks_and_report_by_the_verb(works: Works, tmp_path: Path, documen
     assert (report["units"], report["accepted"], report["reasons"][0]["reason"]) == (1, 0, "contaminated")
     assert (tmp_path / "s" / "report.svg").read_text().startswith("<svg")
     assert [row["item"] for row in pq.read_table(tmp_path / "s" / "contamination.parquet").to_pylist()] == ["q1"]
+
+
+@pytest.mark.parametrize(("ngram", "rejected"), [(13, {}), (8, {"contaminated": 1})])
+def test_a_recipe_says_what_counts_as_contamination(
+    works: Works, tmp_path: Path, documents: Path, server: Server, ngram: int, rejected: dict[str, int]
+):
+    """Ten words in a row are the document's, and the recipe names the set."""
+    item = "Nobody knows why over 10,000 years the acid dissolves the rock along its stony sides in the far north."
+    (tmp_path / "bench.jsonl").write_text(json.dumps({"id": "q1", "question": item}) + "\n")
+    named = [f"screen.benchmarks=[{tmp_path / 'bench.jsonl'}]", f"screen.decontaminate.ngram={ngram}"]
+    sets = [word for name in named for word in ("--set", name)]
+    done = works("synth", documents, "-o", "s", *options(server), *sets)
+    assert done["counts"]["rejected"] == rejected
 
 
 def test_a_judge_by_the_verb(works: Works, tmp_path: Path, documents: Path, server: Server, tiny_model: Path):

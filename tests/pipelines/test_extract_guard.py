@@ -46,6 +46,33 @@ def test_a_page_that_takes_too_much_memory_costs_only_itself(guarded):
     assert [row[2] for row in found] in ([None, "too_much_memory", None], [None, "broke_parser", None])
 
 
+def test_a_page_is_rejected_for_memory_only_by_a_new_child(guarded):
+    guard = guarded(memory=60_000_000)
+    huge = b"<p>" + b"<b>x</b>" * 400_000
+    assert guard.extract([huge])[0][2] in ("too_much_memory", "broke_parser")
+    assert guard.starts == 1
+    other = guarded(memory=60_000_000)
+    assert [row[2] is None for row in other.extract([GOOD, huge])] == [True, False]
+    assert other.starts == 2
+
+
+def test_what_earlier_pages_left_rejects_no_page(guarded, monkeypatch):
+    """The child dies at a page that is not its first, as of memory: the page is asked for again."""
+    guard, received, seen = guarded(), extract_guard._received, []
+
+    def dying(pipe):
+        seen.append(pipe)
+        if len(seen) == 2 and guard.child is not None:
+            guard.child.kill()
+            os.waitid(os.P_PID, guard.child.pid, os.WEXITED | os.WNOWAIT)
+            pipe.read()  # what it had answered
+        return received(pipe)
+
+    monkeypatch.setattr(extract_guard, "_received", dying)
+    assert [row[2] for row in guard.extract([GOOD, GOOD, b"<p>"])] == [None, None, "no_text"]
+    assert guard.starts == 2
+
+
 def test_a_page_that_takes_too_long_costs_only_itself(guarded):
     guard = guarded(cpu_s=1)
     assert [row[2] for row in guard.extract([GOOD, HANGS, GOOD])] == [None, "too_slow", None]

@@ -188,7 +188,7 @@ def test_a_model_comes_without_what_must_be_unpickled(fake, tmp_path):
     files = hub.fetch(wanted, tmp_path, say=quiet)
     assert [file.name for file in files] == ["config.json", "model.safetensors"]
     assert hub.commit_folder(wanted, tmp_path) == tmp_path / "hub" / "models--owner--name" / OLD
-    with pytest.raises(RecipeError, match="expected hf://models/owner/name"):
+    with pytest.raises(RecipeError, match="or hf://models/owner/name"):
         hub.wanted_model_at("hf://models/name")
 
 

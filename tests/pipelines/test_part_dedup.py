@@ -1,5 +1,6 @@
 """Methods that cut texts (`lines`, `substring`) and the one that reads embeddings, from documents to files."""
 
+import json
 import random
 
 import numpy as np
@@ -260,3 +261,50 @@ def test_a_damaged_index_is_named(tmp_path):
     damaged.write_bytes(damaged.read_bytes()[:-4] + b"abcd")
     with pytest.raises(DataError, match=r"00000\.u32: expected sha256"):
         dedup(files, tmp_path / "new", DedupSettings(), against=[tmp_path / "old"])
+
+
+@pytest.mark.parametrize("odd", [np.nan, np.inf, 1e30])
+def test_embeddings_that_are_no_finite_numbers_are_named(tmp_path, odd):
+    files = write(tmp_path, a="one", b="two")
+    np.save(tmp_path / "v.npy", np.array([[1, 0], [1, odd]]))
+    pq.write_table(pa.table({"id": ["b", "a"], "embedding": [[odd, 1.0], [1.0, 1.0]]}), tmp_path / "v.parquet")
+    for name in ("v.npy", "v.parquet"):
+        with pytest.raises(DataError, match=rf"{name}: the embedding of 'b' is not of finite numbers"):
+            dedup(files, tmp_path / "out", DedupSettings(method="semantic"), embeddings=[tmp_path / name])
+
+
+@pytest.mark.parametrize(
+    "embedding", [[[1.0], [1.0, 2, 3]], [None, [1.0]], [[], []], ["x", "y"], [["x"], ["y"]]], ids=str
+)
+def test_embeddings_of_no_one_length_are_named(tmp_path, embedding):
+    pq.write_table(pa.table({"id": ["a", "b"], "embedding": embedding}), tmp_path / "v.parquet")
+    with pytest.raises(DataError, match=r"v\.parquet"):
+        dedup(write(tmp_path, a="one", b="two"), tmp_path / "out", DedupSettings(method="semantic"),
+              embeddings=[tmp_path / "v.parquet"])  # fmt: skip
+
+
+@pytest.mark.parametrize("content", [b"", b"\x93NUMPY\x01\x00junk"])
+def test_an_array_that_cannot_be_read_is_named(tmp_path, content):
+    (tmp_path / "v.npy").write_bytes(content)
+    with pytest.raises(DataError, match=r"v\.npy is not a readable"):
+        dedup(write(tmp_path, a="one"), tmp_path / "out", DedupSettings(method="semantic"),
+              embeddings=[tmp_path / "v.npy"])  # fmt: skip
+
+
+def test_an_index_that_does_not_describe_itself_is_named(tmp_path):
+    files, settings = write(tmp_path, a=PASSAGE), DedupSettings(method="substring")
+    dedup(files, tmp_path / "old", settings)
+    path = tmp_path / "old/index/index.json"
+    whole = json.loads(path.read_text())
+    partial = {name: digest for name, digest in whole["files"].items() if not name.endswith(".text")}
+    for content, message in (([], "does not describe an index"),
+                             ({"version": whole["version"]}, "lacks settings and files"),
+                             ({**whole, "files": partial}, r"00000\.text belongs to the index, which does not list it"),
+                             ({**whole, "files": {"../x": "0"}}, "is no file of its folder")):  # fmt: skip
+        path.write_text(json.dumps(content))
+        with pytest.raises(DataError, match=message):
+            dedup(files, tmp_path / "new", settings, against=[tmp_path / "old"])
+    path.write_text(json.dumps(whole))
+    (path.parent / "00000.text").unlink()
+    with pytest.raises(DataError, match=r"00000\.text: expected sha256 .*, found no such file"):
+        dedup(files, tmp_path / "new", settings, against=[tmp_path / "old"])

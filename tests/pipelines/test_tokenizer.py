@@ -198,7 +198,10 @@ def test_word_pieces_with_capitals_keep_them(tmp_path: Path, pieces: tuple, conf
 @pytest.mark.parametrize(
     ("name", "content", "said"),
     [("tokenizer.model", b"\n\x05<unk>", "SentencePiece model, which is not read"),
-     ("vocab.txt", b"a\nb", r"lacks \[UNK\]"), ("vocab.json", b"{}", "expected merges.txt beside it"),
+     ("vocab.txt", b"a\nb", r"lacks \[UNK\]"),
+     ("vocab.txt", b"[UNK]\n[SEP]\na\na\n", r"vocab\.txt:4: the piece 'a' stands on line 3 already"),
+     ("vocab.txt", b"[UNK]\n\n[SEP]\n", r"vocab\.txt:2 is empty"),
+     ("vocab.json", b"{}", "expected merges.txt beside it"),
      ("weights.bin", b"\0", "no tokenizer.json")],
 )  # fmt: skip
 def test_a_kind_that_is_not_supported_is_named(tmp_path: Path, name: str, content: bytes, said: str) -> None:

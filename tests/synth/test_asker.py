@@ -153,25 +153,62 @@ def test_a_server_that_goes_away_costs_nothing_twice(tmp_path: Path, server: Ser
 def test_another_parser_asks_nothing_again(
     caves: Path, tmp_path: Path, server: Server, monkeypatch: pytest.MonkeyPatch
 ):
-    log = tmp_path / "log"
-    synthesize([caves], tmp_path / "a", settings_for(server), log=log)
+    log, known = tmp_path / "log", settings_for(server, {"revision": "1"})
+    synthesize([caves], tmp_path / "a", known, log=log)
     calls = len(server.calls)
     stages = list(backward.STAGES)
     stages[3] = type(stages[3])("question", stages[3].slots, lambda answer, draft, limits: "not_a_question")
     monkeypatch.setattr(backward, "STAGES", tuple(stages))
     stricter = synthesize(
-        [caves], tmp_path / "b", settings_for(server), log=log, earlier=[tmp_path / "a" / "responses"]
-    )
+        [caves], tmp_path / "b", known, log=log, earlier=[tmp_path / "a" / "responses"]
+    )  # fmt: skip
     assert (stricter.counts.rejected, len(server.calls)) == ({"not_a_question": 1}, calls)
 
 
+def test_of_a_server_without_a_revision_nothing_is_shared(caves: Path, tmp_path: Path, server: Server):
+    run([caves], tmp_path / "a", server)
+    synthesize([caves], tmp_path / "b", settings_for(server), earlier=[tmp_path / "a" / "responses"])
+    assert len(server.calls) == 8
+
+
+@pytest.mark.parametrize("stage", ["segment", "abstract", "chain"])
+def test_half_a_character_is_no_json(caves: Path, tmp_path: Path, server: Server, stage: str):
+    spoilt = GOOD[stage].replace('": "', '": "\\ud83d', 1) if stage != "abstract" else '{"abstracts": ["\\ud83d"]}'
+    server.answer = lambda body: completion((GOOD | {stage: spoilt})[stage_of(body["messages"][0]["content"])])
+    first = run([caves], tmp_path / "w", server)
+    assert first.counts.rejected == {"not_json": 1}
+    assert run([caves], tmp_path / "w", server) == first
+
+
+def test_a_document_may_say_what_models_say_who_decline(tmp_path: Path, server: Server):
+    text = f"I cannot believe it, she said. {CAVES}"
+    segment = GOOD["segment"].replace("Rainwater that falls", "I cannot believe it")
+    server.answer = lambda body: completion((GOOD | {"segment": segment})[stage_of(body["messages"][0]["content"])])
+    assert run([write_documents(tmp_path / "d.parquet", {"d": text})], tmp_path / "w", server).counts.kept == 1
+
+
+def test_who_declines_to_write_json_declines(caves: Path, tmp_path: Path, server: Server):
+    server.answer = lambda body: completion("I'm sorry, I cannot help with that.")
+    assert run([caves], tmp_path / "w", server).counts.rejected == {"refusal": 1}
+
+
+def test_a_long_template_does_not_pass_the_budget(tmp_path: Path, server: Server):
+    def wordy(body: dict) -> tuple[int, dict]:
+        code, reply = measured(body)
+        reply["usage"]["prompt_tokens"] += 600
+        return code, reply
+
+    file, server.answer = many(tmp_path, 20), wordy
+    budgeted(file, tmp_path / "w", server, budget_tokens=10_000)
+    assert 5000 < spent(tmp_path / "w") <= 10_000
+
+
 def test_another_model_on_the_same_log_is_a_mistake(caves: Path, tmp_path: Path, server: Server):
-    earlier = [tmp_path / "a" / "responses"]
     run([caves], tmp_path / "a", server)
     other = settings_for(server, {"model_name": "other"})
     with pytest.raises(DataError, match="holds answers of endpoint 1 m, this is endpoint 1 other"):
-        synthesize([caves], tmp_path / "b", other, log=tmp_path / "log", earlier=earlier)
-    meant = synthesize([caves], tmp_path / "b", other, log=tmp_path / "log", earlier=earlier, other_model=True)
+        synthesize([caves], tmp_path / "b", other, log=tmp_path / "log", replaces=tmp_path / "a")
+    meant = synthesize([caves], tmp_path / "b", other, log=tmp_path / "log", replaces=tmp_path / "a", other_model=True)
     assert (meant.counts.kept, len(server.calls)) == (1, 8)
 
 

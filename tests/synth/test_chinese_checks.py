@@ -2,8 +2,7 @@
 
 import pytest
 
-from synth.protocol import Response
-from synth.verification import Limits, check_prose, check_question, check_response, is_question
+from synth.verification import Limits, check_prose, check_question, declines, is_question
 
 LAW = (
     "《中华人民共和国民用航空法》自1996年3月1日起施行。民用航空器在境外飞行时，应当遵守飞入国的法律；"
@@ -56,4 +55,4 @@ def test_marks_of_either_width_end_a_question():
 
 
 def test_refusals():
-    assert check_response(Response(text="很抱歉，我无法完成这个请求。", finish_reason="stop")) == "refusal"
+    assert declines("很抱歉，我无法完成这个请求。", "今天下雨。")

@@ -65,6 +65,10 @@ class Recorded:
                     log.add(key, wire_record(request, self.identity), response)
         yield from ReplayEngine(self.folder).generate(requests)
 
+    def prompt_tokens(self, request: Request) -> int:
+        """As the engine that was recorded."""
+        return self.inside.prompt_tokens(request)
+
     def close(self) -> None:
         """As the engine that was recorded."""
         self.inside.close()

@@ -2,7 +2,7 @@
 
 import pytest
 
-from synth.dialogue import Dialogue, Problem, split_thinking
+from synth.dialogue import Dialogue, Problem, answer_of, split_thinking
 
 
 @pytest.mark.parametrize(
@@ -13,12 +13,18 @@ from synth.dialogue import Dialogue, Problem, split_thinking
         ("<think>a</think>b</think>c", ("a</think>b", "c")),
         ("<|begin_of_thought|>a<|end_of_thought|>\n<|begin_of_solution|>b<|end_of_solution|>", ("a", "b")),
         ("<|begin_of_thought|>a<|end_of_thought|> b", ("a", "b")),
+        ("<|begin_of_thought|>a<|begin_of_solution|>b<|end_of_solution|>", ("a", "b")),
         ("a, so b", ("", "a, so b")),
         ("<think>never ends", ("", "<think>never ends")),
     ],
 )
 def test_marks(chain: str, parts: tuple[str, str]):
     assert split_thinking(chain) == parts
+
+
+def test_thinking_is_not_the_answer():
+    assert answer_of("<think>is it A? </think>\n B ") == "B"
+    assert answer_of("<|begin_of_thought|>is it A?<|end_of_thought|>\n\nB") == "B"
 
 
 def test_reply():

@@ -66,7 +66,8 @@ def test_waits_double_up_to_a_ceiling():
 @pytest.mark.parametrize(
     ("header", "seconds"),
     [(None, None), ("", None), ("soon", None), ("7", 7.0), ("0.5", 0.5), ("-3", 0.0),
-     ("Wed, 21 Oct 2015 07:28:00 GMT", 0.0)],
+     ("inf", None), ("nan", None), ("Wed, 21 Oct 99999999999999999999 07:28:00 GMT", None),
+     ("Wed, 99 Xxx 2026 99:99:99 GMT", None), (", ", None), ("Wed, 21 Oct 2015 07:28:00 GMT", 0.0)],
 )  # fmt: skip
 def test_wishes_are_seconds_or_dates(header: str | None, seconds: float | None):
     assert wish_of(header) == seconds

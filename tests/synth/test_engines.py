@@ -45,6 +45,23 @@ def test_an_answer_depends_on_its_request_alone(tiny_model: Path):
     assert together[0].text != together[1].text
 
 
+def test_prompts_are_measured_before_they_are_asked(tiny_model: Path):
+    engine = TransformersEngine(tiny_model)
+    assert engine.prompt_tokens(ask()) == answers(engine, ask())[0].usage.prompt_tokens == len("Soil is\n\n")
+
+
+def test_what_sums_depend_on_is_in_the_identity(tiny_model: Path):
+    one, two = (TransformersEngine(tiny_model, threads=threads).identity for threads in (1, 2))
+    assert one != two
+    assert f"torch {torch.__version__}" in one.version
+
+
+def test_a_revision_is_in_the_key():
+    settings = EngineSettings(name="endpoint", url="http://localhost:1/v1", model_name="m")
+    one, two = (open_engine(settings.model_copy(update={"revision": name}), None).identity for name in ("", "2"))
+    assert request_key(ask(), one) != request_key(ask(), two)
+
+
 def test_stop_strings_end_the_answer(tiny_model: Path):
     engine = TransformersEngine(tiny_model)
     [whole] = answers(engine, ask(temperature=0))
@@ -112,7 +129,8 @@ def test_replay_answers_what_was_recorded(tmp_path: Path, tiny_model: Path):
 
 @pytest.mark.parametrize(
     ("settings", "error"),
-    [({"name": "endpoint"}, RecipeError), ({"name": "replay"}, RecipeError), ({"name": "transformers"}, DataError),
+    [({"name": "endpoint"}, RecipeError), ({"name": "endpoint", "url": "http://localhost:1/v1"}, RecipeError),
+     ({"name": "replay"}, RecipeError), ({"name": "transformers"}, DataError),
      ({"name": "replay", "responses": "nowhere"}, DataError)],
     ids=str,
 )  # fmt: skip

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from synth.json_answers import read_json_answer
+from synth.json_answers import read_json_answer, read_list, read_object
 
 VALUES = st.recursive(
     st.none() | st.booleans() | st.integers() | st.text(max_size=8),
@@ -39,7 +39,8 @@ def test_what_was_mended_is_said(answer: str, value: dict, how: str):
 @pytest.mark.parametrize(
     "answer",
     ["", "no", "{", '{"a": 1', '{"a": [1}', "[1]", '"a"', "{'a': 1}", '{"a": 1, "a": 2}', '{"a": NaN}',
-     '{"a": Infinity}', "}{", '{"a" 1}', "{a: 1}", '{"a": 1} and {"b": 2}', '{"a": ' * 100_000],
+     '{"a": Infinity}', '{"a": 1e999}',
+     '{"a": "\\ud83d"}', '{"\\ude00": 1}', "}{", '{"a" 1}', "{a: 1}", '{"a": 1} and {"b": 2}', '{"a": ' * 100_000],
 )  # fmt: skip
 def test_nothing_is_guessed(answer: str):
     assert read_json_answer(answer) == (None, "")
@@ -64,3 +65,25 @@ def test_anything_at_all_is_an_object_or_nothing(answer: str):
     text, how = read_json_answer(answer)
     assert (text is None) == (how == "")
     assert text is None or isinstance(json.loads(text), dict)
+
+
+@given(st.text(st.sampled_from('{}[]":, \\udc0e8d3a1n'), max_size=40))
+def test_what_is_read_can_be_written(answer: str):
+    text, _ = read_json_answer(answer)
+    assert text is None or json.loads(text.encode()) == json.loads(text)
+
+
+def test_objects_and_lists_are_read_alike():
+    assert read_object('Here: {"a": 1} Done.', "a") == {"a": 1}
+    assert read_object('{"a": 1}', "a", "b") == "wrong_shape"
+    assert read_object('{"a": "\\ud800"}', "a") == "not_json"
+
+
+@pytest.mark.parametrize(
+    ("answer", "found"),
+    [('{"a": [1]}', [1]),
+     ('Sure:\n```json\n{"a": []}\n```', []), ('{"b": [1]}', "wrong_shape"), ('{"a": 1}', "wrong_shape"),
+     ("a: [1]", "not_json"), ('{"a": [1}', "not_json"), ("} {", "not_json")],
+)  # fmt: skip
+def test_lists(answer: str, found: object):
+    assert read_list(answer, "a") == found

@@ -18,6 +18,7 @@ from synth.latex_json import double_backslashes
         (r'{"a": "\alpha \neq \nu, \ldots"}', r"\alpha \neq \nu, \ldots"),
         (r'{"a": "first\nThen a \"quote\" and \u00e9"}', 'first\nThen a "quote" and é'),
         (r'{"a": "\underline{u} \upsilon"}', r"\underline{u} \upsilon"),
+        (r'{"a": "5\,\unit{m} \u12 \ucafe"}', r"5\,\unit{m} \u12 \ucafe".replace(r"\ucafe", "\ucafe")),
         (r'{"a": "x \\\\ y"}', r"x \\ y"),
         (r'{"a": "50\% \{1\}"}', r"50\% \{1\}"),
     ],

@@ -51,16 +51,50 @@ def test_without_a_budget_all_may_be_asked_together():
     assert (budget.admit([ask()] * 50), budget.documents(1024)) == (50, 1024)
 
 
+def measured(tokens: int | None, usd: float | None = None, prices: Prices = NONE, prompt: int = 60) -> Budget:
+    """A budget of so much more than what was spent on one request, which has measured the stage."""
+    cost = (prices.of(Usage(prompt_tokens=prompt)) or 0.0) if usd is not None else 0.0
+    budget = Budget(tokens and tokens + prompt, usd and usd + cost, prices)
+    budget.spend(ask(), said(prompt, 0))
+    return budget
+
+
+def test_one_is_asked_before_the_template_is_known():
+    budget = Budget(10_000, None, NONE)
+    assert budget.admit([ask()] * 50) == 1
+    budget.spend(ask(), said(604, 6))
+    assert budget.admit([ask()] * 50) == (10_000 - 610) // (4 + 604 + 10)
+
+
+def test_the_guess_is_bounded_by_the_tokenizer_where_there_is_one():
+    assert Budget(4 + 64 + 10, None, NONE).admit([ask()]) == 1
+    assert Budget(4 + 64 + 10, None, NONE, lambda request: 69).admit([ask()]) == 0
+    assert Budget(79, None, NONE, lambda request: 69).admit([ask()]) == 1
+
+
+def test_every_stage_is_measured():
+    budget = measured(10_000, prompt=300)
+    other = ask().model_copy(update={"metadata": {"stage": "t"}})
+    assert budget.admit([other] * 5) == 1
+    assert budget.admit([ask(), ask(), other]) == 2
+
+
+def test_what_cost_nothing_measures_nothing():
+    budget = Budget(10_000, None, NONE)
+    budget.spend(ask(), said(0, 0, "refused"))
+    assert budget.admit([ask()] * 50) == 1
+
+
 def test_as_many_are_admitted_as_fit_if_each_took_all_it_may():
-    most = 4 + 64 + 10  # bytes, template, ceiling
-    assert Budget(3 * most, None, NONE).admit([ask()] * 5) == 3
-    assert Budget(3 * most - 1, None, NONE).admit([ask()] * 5) == 2
+    most = 4 + 60 + 10  # bytes, the shortest prompt seen, ceiling
+    assert measured(3 * most).admit([ask()] * 5) == 3
+    assert measured(3 * most - 1).admit([ask()] * 5) == 2
 
 
 def test_dollars_bound_as_tokens_do():
     prices = Prices(1.0, 2.0)
-    most = (4 + 64 + 2 * 10) / 1e6
-    assert Budget(None, 3.5 * most, prices).admit([ask()] * 5) == 3
+    most = (4 + 60 + 2 * 10) / 1e6
+    assert measured(None, 3.5 * most, prices).admit([ask()] * 5) == 3
     with pytest.raises(RecipeError, match="price_per_million"):
         Budget(None, 1.0, NONE)
 
@@ -69,12 +103,6 @@ def test_once_something_does_not_fit_nothing_more_is_asked():
     budget = Budget(100, None, NONE)
     assert budget.admit([ask("x" * 90), ask()]) == 0
     assert (budget.admit([ask()]), budget.ended) == (0, True)
-
-
-def test_a_longer_template_is_learnt():
-    budget = Budget(10_000, None, NONE)
-    budget.spend(ask(), said(504, 0))
-    assert budget.admit([ask()] * 50) == (10_000 - 504) // (4 + 500 + 10)
 
 
 def test_groups_shrink_towards_the_end():
@@ -88,18 +116,24 @@ def test_groups_shrink_towards_the_end():
     assert sizes[-1] == 1
 
 
-@given(st.integers(1, 5000), st.lists(st.tuples(st.integers(0, 80), st.integers(1, 60), st.floats(0, 1)), max_size=60))
-def test_a_budget_is_never_passed(tokens: int, costs: list[tuple[int, int, float]]):
-    budget, spent = Budget(tokens, None, NONE), 0
+COSTS = st.lists(st.tuples(st.integers(0, 80), st.integers(1, 60), st.floats(0, 1)), max_size=60)
+
+
+@given(st.integers(1, 5000), st.integers(1, 900), COSTS, st.booleans())
+def test_a_budget_is_passed_by_a_first_template_at_most(
+    tokens: int, template: int, costs: list[tuple[int, int, float]], known: bool
+):
     requests = [ask("x" * chars, limit, seed) for seed, (chars, limit, _) in enumerate(costs)]
-    at = 0
+    prompts = [template + int(share * chars) for chars, _, share in costs]
+    budget = Budget(tokens, None, NONE, lambda request: prompts[request.seed] if known else None)
+    spent, at = 0, 0
     while count := budget.admit(requests[at:]):
-        for (chars, limit, share), request in zip(costs[at : at + count], requests[at : at + count], strict=True):
-            response = said(int(share * (chars + 64)), int(share * limit))
+        for (_, limit, share), request in zip(costs[at : at + count], requests[at : at + count], strict=True):
+            response = said(prompts[request.seed], int(share * limit))
             spent += response.usage.prompt_tokens + response.usage.completion_tokens
             budget.spend(request, response)
         at += count
-    assert spent <= tokens
+    assert spent <= tokens or (at == 1 and not known and template > 64)
     assert at == len(requests) or budget.ended
 
 
@@ -113,3 +147,13 @@ def test_the_summary_speaks_of_what_was_accepted():
     assert found["cost_usd_per_million_accepted_tokens"] == pytest.approx(400.0)
     assert (found["errors"], found["json_read"]) == ({"poison": 1}, {"strict": 4})
     assert summary([], set())["yield"] is None
+
+
+def test_the_judge_costs_and_yields_nothing():
+    prices = Prices(0.0, 100.0)
+    row = Row.of("k", ask(), said(10, 5), IDENTITY, prices)
+    found = summary([row], {"d0"}, [Row.of("j", ask(), said(30, 15), IDENTITY, prices)])
+    assert (found["answers"], found["completion_tokens"], found["yield"]) == (1, 5, 1.0)
+    assert found["cost_usd"] == pytest.approx(20 * 100 / 1e6)
+    assert found["cost_usd_per_million_accepted_tokens"] == pytest.approx(400.0)
+    assert (found["judge"]["answers"], found["judge"]["completion_tokens"]) == (1, 15)

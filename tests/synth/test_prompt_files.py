@@ -10,7 +10,7 @@ from synth.recipe import KINDS, SynthSettings, prompts_of
 from synth.rephrase_settings import TASKS
 from synth.token_counts import estimated_tokens
 from synth.verification import Limits, Span
-from synth.words import script_of
+from synth.words import script_of_words
 
 DRAFT = Draft("the text", (Span(0, 3), Span(4, 8)), ("one", "two"), ((1, "first"), (2, "second")), "Why so?")
 
@@ -37,7 +37,8 @@ def test_every_stage_is_asked_in_english_and_chinese(recipe):
     }
     for (language, stage), prompt in prompts.files.items():
         assert (
-            stage == "sample" or script_of(re.sub("{.*?}", "", prompt.body)) == {"en": "LATIN", "zh": "CJK"}[language]
+            stage == "sample"
+            or script_of_words(re.sub("{.*?}", "", prompt.body)) == {"en": "LATIN", "zh": "CJK"}[language]
         )
 
 

@@ -2,6 +2,7 @@
 
 import json
 import re
+from collections.abc import Sequence
 from pathlib import Path
 
 import pyarrow as pa
@@ -14,7 +15,8 @@ from pipelines.store import Outcome
 from synth.generate import synthesize
 from synth.kind import Library
 from synth.recipe import SynthSettings
-from synth.verification import REASONS
+from synth.screening import Candidate, Finding, Screening
+from synth.verification import REASONS, Limits
 from tests.synth.conftest import Server, completion
 from tests.synth.rag_reader import Reader
 from tests.synth.test_generate import bytes_of
@@ -93,6 +95,52 @@ def test_a_question_is_answered_from_its_document_with_a_literal_quote(setting: 
     assert f"Question: {QUESTION}\n\n1. {QUESTION}\n2. One of them names it outright [" in text
     assert text.endswith("] “In the caves stalactites consist of calcite, grain by grain.”\n\nAnswer: calcite")
     assert setting.rows("samples")[0]["domain"] == "synth_rag"
+
+
+class Look:
+    """A screen that keeps what it is shown."""
+
+    name, identity = "look", {}
+
+    def __init__(self) -> None:
+        self.seen: list[Candidate] = []
+
+    def judge(self, candidates: Sequence[Candidate], limits: Limits) -> Sequence[Finding]:
+        self.seen += candidates
+        return [Finding()] * len(candidates)
+
+    def close(self) -> None: ...
+
+
+def test_passages_are_given_and_everything_else_is_written(setting: Setting):
+    """An email in a distractor is nothing that the model wrote; whoever judges reads passages and question once."""
+    mail = {name: f"{text} Write to bat.house@caves.org." if name == "bats" else text for name, text in CORPUS.items()}
+    corpus, look = write(setting.folder / "in" / "mail.parquet", mail), Look()
+    synthesize([setting.question], setting.folder / "w", settings_for(setting.server), library=Library([corpus]),
+               screening=Screening(hooks=[look]))  # fmt: skip
+    [one] = look.seen
+    assert "bat.house@caves.org" in one.text
+    assert "bat.house@caves.org" not in one.written
+    assert one.written.endswith("calcite, grain by grain.”\n\ncalcite")
+    assert "Question:" not in one.written
+    assert one.source.startswith("[1] ")
+    assert one.source.endswith(QUESTION)
+    assert "bat.house@caves.org" in one.source
+
+
+def test_passages_name_source_and_licence_of_their_documents(setting: Setting):
+    table = pq.read_table(setting.corpus)
+    licences = [[("licence", f"L-{name}")] for name in table["id"].to_pylist()]
+    table = table.set_column(table.schema.get_field_index("metadata"), "metadata", pa.array(licences, MAP))
+    sources = pa.array([f"from {name}" for name in table["id"].to_pylist()])
+    pq.write_table(table.append_column("source", sources), setting.corpus)
+    setting.run()
+    told = {one["doc_id"]: (one["source"], one["licence"]) for one in json.loads(setting.known()["passages"])}
+    assert told == {name: (f"from {name}", f"L-{name}") for name in ("bats", "ice", "source", "wells")}
+    setting.run("made", files=[setting.corpus], rag={"near_duplicate": 0.9})
+    for row in setting.rows("samples", "made"):
+        known = dict(row["metadata"])
+        assert json.loads(known["oracle"])["licence"] == f"L-{known['doc_id']}" == known["licence"]
 
 
 def test_distractors_are_other_documents_that_neither_copy_the_source_nor_tell_the_answer(setting: Setting):

@@ -6,7 +6,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from synth.rag_checks import agrees, find_quote, holds, read_object
+from synth.json_answers import read_object
+from synth.rag_checks import agrees, find_quote, holds
 from synth.verification import REASONS
 
 TEXT = st.text(st.characters(exclude_categories=["Cs"]), max_size=80) | st.lists(
@@ -91,9 +92,3 @@ def test_an_answer_stands_in_a_text_in_whole_words():
 def test_any_answer_is_read_or_named(text: str):
     read = read_object(text, "a")
     assert isinstance(read, dict) or read in REASONS
-
-
-def test_json_may_stand_between_words():
-    assert read_object('Here: {"a": 1} Done.', "a") == {"a": 1}
-    assert read_object('{"a": 1}', "a", "b") == "wrong_shape"
-    assert read_object('{"a": "\\ud800"}', "a") == "not_json"

@@ -78,6 +78,16 @@ def test_a_document_is_rewritten(recipe: str, caves: Path, tmp_path: Path, serve
         assert sample["text"].count("Question: ") == int(known["pairs"]) >= 1
 
 
+def test_what_stood_there_before_is_not_the_models_writing(server: Server):
+    kinds = {name: Rephrase(settings_for(name, server), Inputs()) for name in ("diverse_qa", "wrap")}
+    read = {name: kind.settle([("", kind.read(ANSWERS[name], draft(), Limits()))]) for name, kind in kinds.items()}
+    [(_, asked)], [(_, wrapped)] = read["diverse_qa"], read["wrap"]
+    written = kinds["diverse_qa"].written(asked)
+    assert written.startswith("Question: ")
+    assert asked.text == f"{CAVES}\n\n{written}"
+    assert kinds["wrap"].written(wrapped) == wrapped.text
+
+
 def test_segments_are_joined_and_lost_ones_named(tmp_path: Path, server: Server):
     file = write_documents(tmp_path / "in.parquet", {"long": "\n".join([CAVES, CAVES.replace("10,000", "20,000")])})
     server.answer = lambda body: completion(

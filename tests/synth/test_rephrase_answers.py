@@ -13,6 +13,7 @@ from synth.rephrase_answers import (
     strip_bullets,
     strip_markdown,
     strip_quotes,
+    without_prefix,
 )
 
 
@@ -102,3 +103,17 @@ def test_at_most_ten_for_every_150_tokens():
     assert min(sizes.values()) > 60  # each about 100 times
     firsts = Counter(drawn_pairs(PAIRS, 60, str(key), 0)[0] for key in range(400))
     assert set(firsts) == set(PAIRS)
+
+
+@pytest.mark.parametrize(
+    ("text", "rest"),
+    [
+        ("Paraphrased Text: It rained.", "It rained."),
+        ("**Paraphrased text:**\n\nIt rained.", "It rained."),
+        ("paraphrased  text\nIt rained.", "It rained."),
+        ("It rained.", None),
+        ("Here it is. Paraphrased Text: It rained.", None),
+    ],
+)
+def test_prefixes(text: str, rest: str | None):
+    assert without_prefix(text, "Paraphrased Text:") == rest

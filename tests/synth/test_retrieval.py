@@ -171,6 +171,45 @@ def test_a_corpus_without_text_and_a_folder_without_index_are_errors(tmp_path: P
         Index(tmp_path / "nowhere")
 
 
+@pytest.mark.parametrize("content", ["{", "[]", "{}", '{"index": 1, "settings": {}}'])
+def test_an_index_with_a_damaged_description_is_named(tmp_path: Path, content: str):
+    indexed(tmp_path, {"a": "one two"}).close()
+    (tmp_path / "index" / "index.json").write_text(content)
+    for read in (Index, lambda folder: build_index([], folder, RetrievalSettings())):
+        with pytest.raises(DataError, match=r"index\.json .*remove the folder"):
+            read(tmp_path / "index")
+
+
+@pytest.mark.parametrize("lost", ["terms.npy", "starts.npy", "docs.npy", "ranks.npy", "passages.u4", "weights.f4",
+                                  "passages.arrow", "documents.parquet"])  # fmt: skip
+@pytest.mark.parametrize("damage", ["gone", "cut", "empty"])
+def test_an_index_that_lost_a_part_is_named(tmp_path: Path, lost: str, damage: str):
+    indexed(tmp_path, {"a": "one two", "b": "two three"}).close()
+    part = tmp_path / "index" / lost
+    data = part.read_bytes()
+    part.unlink()
+    if damage != "gone":
+        part.write_bytes(data[:-8] if damage == "cut" else b"")
+    with pytest.raises(DataError, match="is damaged"):
+        Index(tmp_path / "index")
+
+
+@pytest.mark.parametrize("content", [b"", b"\x93NUMPY\x01\x00junk", b"PAR1"])
+def test_vectors_that_cannot_be_read_are_named(tmp_path: Path, content: bytes):
+    index = indexed(tmp_path, {"a": "one"})
+    for name in ("v.npy", "v.parquet"):
+        (tmp_path / name).write_bytes(content)
+        with pytest.raises(DataError, match=rf"{name} is not a readable"):
+            Vectors([tmp_path / name], index, tmp_path / "mapped.npy")
+
+
+def test_vectors_that_are_no_numbers_are_named(tmp_path: Path):
+    index = indexed(tmp_path, {"a": "one", "b": "two"})
+    np.save(tmp_path / "v.npy", np.array([[1.0, 2], [np.nan, 1]]))
+    with pytest.raises(DataError, match=r"the embedding of 'b' is not of finite numbers"):
+        Vectors([tmp_path / "v.npy"], index, tmp_path / "mapped.npy")
+
+
 def test_reciprocal_ranks_join_two_orders():
     assert fuse([[1, 2, 3], [3, 4]]) == [3, 1, 2, 4]
     assert fuse([[7, 8], [8, 7]]) == [7, 8]

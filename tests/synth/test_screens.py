@@ -5,8 +5,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from pipelines.decontaminate import DecontaminateSettings
 from pipelines.errors import RecipeError
 from pipelines.manifest import Counts
+from pipelines.model_cost import HubModel
 from synth.generate import synthesize
 from synth.judge import read_verdict, same_model
 from synth.protocol import Identity
@@ -171,6 +173,40 @@ def test_models_are_told_apart(one: tuple[str, str], other: tuple[str, str], sam
     assert same_model(first, second) is same
 
 
+def hub(dataset: str, revision: str | None = None) -> HubModel:
+    return HubModel(dataset=dataset, revision=revision)
+
+
+def test_a_folder_and_a_server_of_one_repository_are_one_model():
+    folder = Identity(model="local", digest="d1", backend="vllm", version="1")
+    served = Identity(model="Org/Model-7B", digest="", backend="endpoint", version="1")
+    assert not same_model(folder, served)
+    assert same_model(served, folder, None, hub("org/model-7b"))
+    assert same_model(folder, served, hub("Org/Model-7B", "r1"), hub("Other/Name"))
+    alias = served.model_copy(update={"model": "judge"})
+    assert same_model(folder, alias, hub("Org/Model-7B"), hub("Org/Model-7B"))
+    assert not same_model(folder, alias, hub("Org/Model-7B"), hub("Org/Model-72B"))
+
+
+def test_another_size_of_ngram(tmp_path: Path, server: Server):
+    item = "Nobody knows why over 10,000 years the acid dissolves the rock along its stony sides in the far north."
+    bench, file = [items(tmp_path / "bench.jsonl", item)], write_documents(tmp_path / "d.parquet", {"caves": CAVES})
+    assert run([file], tmp_path / "a", server, Screening(bench)).rejected == {}
+    given = Screening(bench, decontaminate=DecontaminateSettings(ngram=8))
+    assert run([file], tmp_path / "b", server, given).rejected == {"contaminated": 1}
+    stricter = {"decontaminate": {"ngram": 13}}  # the recipe's own word comes first
+    assert run([file], tmp_path / "c", server, given, screen=stricter).rejected == {}
+
+
+def test_samples_keep_the_licence_of_their_document(caves: Path, tmp_path: Path, server: Server):
+    table = pq.read_table(caves)
+    metadata = pa.array([[("licence", "CC-BY-4.0"), ("other", "x")]], pa.map_(pa.string(), pa.string()))
+    pq.write_table(table.append_column("metadata", metadata), caves)
+    run([caves], tmp_path / "w", server)
+    [sample] = samples(tmp_path / "w")
+    assert dict(sample["metadata"])["licence"] == "CC-BY-4.0"
+
+
 def test_a_judge_in_this_process(caves: Path, tmp_path: Path, server: Server, tiny_model: Path):
     judge = {"model": tiny_model, "sampling": {"temperature": 0, "max_tokens": 4}}
     counts = run([caves], tmp_path / "w", server, judge=judge)
@@ -220,10 +256,52 @@ def test_a_screened_rollout_still_counts_as_verified(tmp_path: Path, server: Ser
 
 
 @pytest.mark.parametrize(
-    "answer", ["", "[]", "{}", '{"scores": [], "reason": ""}', "null", '{"scores": {}, "reason": 1}']
-)
-def test_what_is_no_verdict(answer: str):
-    assert read_verdict(answer, None, Limits()) == "wrong_shape"
+    ("answer", "reason"),
+    [("", "not_json"), ("[]", "not_json"), ("{}", "wrong_shape"), ('{"scores": [], "reason": ""}', "wrong_shape"),
+     ("null", "not_json"), ('{"scores": {}, "reason": 1}', "wrong_shape")],
+)  # fmt: skip
+def test_what_is_no_verdict(answer: str, reason: str):
+    assert read_verdict(answer, None, Limits()) == reason
+
+
+def test_half_a_character_in_the_reason_is_no_verdict(caves: Path, tmp_path: Path, server: Server):
+    judge = judged(server, json.dumps({**FINE, "reason": "\ud83d"}))
+    for _ in range(2):
+        assert run([caves], tmp_path / "w", server, judge=judge).rejected == {"judge_unreadable": 1}
+
+
+def test_dollars_need_the_judges_prices(caves: Path, tmp_path: Path, server: Server):
+    prices = {"price_per_million_prompt": 1.0, "price_per_million_completion": 1.0}
+    paid = engine(server, **prices)
+    with pytest.raises(RecipeError, match=r"judge\.engine\.price_per_million_prompt"):
+        run([caves], tmp_path / "w", server, engine=paid, budget_usd=1.0, judge=judged(server, json.dumps(FINE)))
+    assert not server.calls
+    judge = {"engine": engine(server, model_name="judge", **prices)}
+    assert run([caves], tmp_path / "w", server, engine=paid, budget_usd=1.0, judge=judge).kept == 1
+
+
+def test_what_screens_reject_yields_nothing(caves: Path, tmp_path: Path, server: Server):
+    found = []
+    for name, answer in (("low", LOW), ("fine", FINE)):
+        judge = judged(server, json.dumps(answer))
+        settings = SynthSettings.model_validate({"min_chars": 100, "engine": engine(server), "judge": judge})
+        metrics = synthesize([caves], tmp_path / name, settings).metrics
+        found.append((metrics["yield"], metrics["answers"], metrics["judge"]["answers"]))
+    assert found == [(0.0, 4, 1), (1.0, 4, 1)]
+
+
+def test_other_runs_verdicts_are_used_and_not_hoarded(caves: Path, tmp_path: Path, server: Server):
+    judge = judged(server, json.dumps(FINE))
+    judge["engine"]["revision"] = "1"
+    settings = SynthSettings.model_validate({"min_chars": 100, "engine": engine(server), "judge": judge})
+    synthesize([caves], tmp_path / "one", settings)
+    many = write_documents(tmp_path / "m.parquet", {"d0": CAVES, "d1": f"{CAVES} Stone."})
+    synthesize([many], tmp_path / "two", settings)
+    shared, log = Screening(earlier=[tmp_path / name / "judge" for name in ("one", "two")]), tmp_path / "log" / "log"
+    before = len(server.calls)
+    synthesize([caves], tmp_path / "three", settings, log=log, screening=shared)
+    assert "judge" not in [body["model"] for body in server.calls[before:]]
+    assert not log.with_name("log-judge").exists()  # all of it is published
 
 
 def test_verdicts_depend_on_who_screens(caves: Path, tmp_path: Path, server: Server):

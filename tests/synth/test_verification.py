@@ -10,18 +10,16 @@ from synth.verification import (
     REASONS,
     Limits,
     Span,
-    answer_of,
     check_prose,
     check_question,
     check_response,
     check_steps,
+    declines,
     first_failure,
     has_control_tokens,
     locate_segments,
-    read_json,
     speaks_of_text,
     verification_hash,
-    without_prefix,
 )
 
 TEXT = "One fine day began.\nThen it rained for 40 days. At last the sun came out."
@@ -80,26 +78,10 @@ def test_spans_are_ordered_and_within_the_document(words: list[str], data: st.Da
         ("", "refused", "refused_by_engine"),
         (" \n", "stop", "empty"),
         ("<think>hm</think>", "stop", "empty"),
-        ("I'm sorry, I cannot help with that.", "stop", "refusal"),
-        ("作为一个AI，我不能回答。", "stop", "refusal"),
     ],
 )
 def test_responses(text: str, finish, reason: str | None):
     assert check_response(Response(text=text, finish_reason=finish)) == reason
-
-
-def test_thinking_is_not_the_answer():
-    assert answer_of("<think>is it A? </think>\n B ") == "B"
-
-
-@pytest.mark.parametrize(
-    ("answer", "found"),
-    [('{"a": [1]}', [1]),
-     ('Sure:\n```json\n{"a": []}\n```', []), ('{"b": [1]}', "wrong_shape"), ('{"a": 1}', "wrong_shape"),
-     ("a: [1]", "not_json"), ('{"a": [1}', "not_json"), ("} {", "not_json")],
-)  # fmt: skip
-def test_json_in_answers(answer: str, found: object):
-    assert read_json(answer, "a") == found
 
 
 @pytest.mark.parametrize(
@@ -181,20 +163,6 @@ def test_a_phrase_of_the_document_is_no_meta_phrase():
     assert speaks_of_text("Here the passage is a web.", critic)
 
 
-@pytest.mark.parametrize(
-    ("text", "rest"),
-    [
-        ("Paraphrased Text: It rained.", "It rained."),
-        ("**Paraphrased text:**\n\nIt rained.", "It rained."),
-        ("paraphrased  text\nIt rained.", "It rained."),
-        ("It rained.", None),
-        ("Here it is. Paraphrased Text: It rained.", None),
-    ],
-)
-def test_prefixes(text: str, rest: str | None):
-    assert without_prefix(text, "Paraphrased Text:") == rest
-
-
 def test_one_segment_of_several_is_not_nearly_the_whole():
     markers = [("One fine", "came out"), (".", ".")]
     assert locate_segments(TEXT, markers, Limits(segments=(1, 4), min_segment_chars=1)) == "segment_length"
@@ -206,6 +174,17 @@ GOLDEN = {
     "meta_phrase": ["This passage is about rain.", "According to the document, it rained.", "这段文字讲的是下雨。",
                     "本文介绍了下雨。", "上述材料说下雨了。"],
 }  # fmt: skip
+
+
+@pytest.mark.parametrize("text", ["I'm sorry, I cannot help with that.", "作为一个AI，我不能回答。"])
+def test_who_declines_says_so(text: str):
+    assert declines(text, TEXT)
+
+
+def test_a_document_that_declines_is_no_refusal():
+    novel = "I cannot believe it, she said. I'm unable to sleep."
+    assert not declines("She thought: I cannot believe it.", novel)
+    assert declines("I'm sorry, I cannot say.", novel)
 
 
 @pytest.mark.parametrize(("reason", "text"), [(reason, text) for reason, texts in GOLDEN.items() for text in texts])

@@ -1,6 +1,6 @@
 import pytest
 
-from synth.words import copied_share, repeated_share, script_of, shared_stems, stems_of, words_of
+from synth.words import copied_share, repeated_share, script_of_words, shared_stems, stems_of, words_of
 
 
 def test_every_cjk_character_is_a_word():
@@ -25,4 +25,4 @@ def test_shared_stems(text: str, share: float):
     ("text", "script"), [("abc где где", "CYRILLIC"), ("土壤 a", "CJK"), ("Linux是什么？", "CJK"), ("12 !", "")]
 )
 def test_scripts(text: str, script: str):
-    assert script_of(text) == script
+    assert script_of_words(text) == script
