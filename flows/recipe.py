@@ -166,6 +166,9 @@ class RunRecipe(BuildRecipe):
         if unknown := sorted(set(self.ablate.targets) - set(self.domains)):
             have = ", ".join(self.domains)
             raise ValueError(f"ablate.targets names {unknown[0]!r}, which no source has; domains: {have}")
+        known = {*self.domains, self.synth.sample_domain}
+        if self.effect and (unknown := sorted(set(self.effect.domains) - known)):
+            raise ValueError(f"effect.domains names {unknown[0]!r}; there are: {', '.join(sorted(known))}")
         names = {*self.domains, *self.sources}
         if unknown := sorted({*self.quality.positive, *self.quality.negative} - names):
             raise ValueError(f"quality names {unknown[0]!r}, which is no domain or source: {', '.join(sorted(names))}")

@@ -5,8 +5,9 @@ from typing import Any
 
 import pytest
 
+from flows.kinds import load_build
 from flows.steps.effect import arms_of, compare_arms
-from pipelines.errors import DataError
+from pipelines.errors import DataError, RecipeError
 from pipelines.shards import Shard, ShardSet
 
 SIZES = {"web/high": 600, "web/low": 200, "synth_cot/high": 150, "synth_cot/low": 50}
@@ -34,6 +35,11 @@ def test_the_other_domains_keep_their_proportions(share: float | None, expected:
 def test_no_accepted_sample_is_said():
     with pytest.raises(DataError, match="see the rejects of synthesis"):
         arms_of(shards({"web": 10}), ("synth_cot",), None)
+
+
+def test_a_domain_that_is_not_there_is_said_before_anything_runs():
+    with pytest.raises(RecipeError, match="names 'typo'; there are: books, cot_gsm8k, encyclopedia"):
+        load_build("effect", ["effect.domains=[typo]"])
 
 
 def result(arm: str, seed: int, bits: float, passed: float) -> dict[str, Any]:
