@@ -51,7 +51,8 @@ class LocalRanks(QuietRanks, LocalPipelineExecutor):
     """
 
     def __init__(self, blocks: Sequence[PipelineStep], tasks: int, workers: int, logs: Path) -> None:
-        super().__init__(list(blocks), tasks=tasks, workers=min(workers, tasks), logging_dir=str(logs))
+        # absolute: fsspec keeps a relative folder as it was resolved first, whatever the current folder is by now
+        super().__init__(list(blocks), tasks=tasks, workers=min(workers, tasks), logging_dir=str(logs.resolve()))
 
     def run(self) -> None:
         """Run the ranks that are not complete."""

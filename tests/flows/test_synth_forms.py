@@ -15,8 +15,9 @@ from tests.synth.conftest import CAVES, GOOD, serving
 def test_samples_as_conversations(call: Command, tmp_path: Path):
     file = write_jsonl(tmp_path / "in.jsonl", {"id": "caves", "text": CAVES})
     with serving() as server:
-        code, _, _ = call("synth", file, "--engine", "endpoint", "--out", "s", "--forms", "sft,rl", "--set",
-                          f"engine.url={server.url}", "--set", "min_chars=100")  # fmt: skip
+        given = (f"engine.url={server.url}", "engine.model_name=scripted", "min_chars=100")
+        sets = [word for one in given for word in ("--set", one)]
+        code, _, _ = call("synth", file, "--engine", "endpoint", "--out", "s", "--forms", "sft,rl", *sets)
     assert code == 0
     [row] = pq.read_table(tmp_path / "s" / "sft").to_pylist()
     assert row["messages"][0] == {"role": "user", "content": GOOD["question"]}

@@ -116,6 +116,9 @@ class Http(ThreadingHTTPServer):
     request_queue_size = 256
     daemon_threads = True
 
+    def handle_error(self, request: Any, client_address: Any) -> None:
+        """A client that has gone is no news: the library would print its traceback."""
+
 
 class Server:
     """A chat-completions server on this machine; `answer` decides, `calls` keeps the bodies.
