@@ -4,6 +4,7 @@ import functools
 import inspect
 import json
 import os
+import textwrap
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextvars import ContextVar
 from pathlib import Path
@@ -49,6 +50,7 @@ _text: ContextVar[str | None] = ContextVar("text", default=None)  # template of 
 TOLD_WHOLE = {"rules": " (report.md in --out has all)"}  # tables that a file of the output has for people
 TOLD_IF_ANY = ("validation_bytes",)  # of what was not asked for, not even that there is none
 BUCKETS = ("high", "mid", "low", "unscored", "dropped")  # from the lowest perplexity to the highest
+LONGEST = 40  # of a name in a row, in letters
 SHOWN = 12  # of the rows of a table of numbers; manifest.json and --json have them all
 
 
@@ -249,7 +251,8 @@ def in_a_row(values: Mapping[str, object]) -> str:
         plain = {name: plain[name] for name in BUCKETS if name in plain}
     shown = _largest_first(counts) if len(counts) == len(plain) > SHOWN else list(plain.items())
     more = f", ... and {len(shown) - SHOWN} more" if len(shown) > SHOWN else ""
-    return ", ".join(f"{name} {_short(value)}" for name, value in shown[:SHOWN]) + more
+    names = [textwrap.shorten(name, LONGEST, placeholder=" ...") for name, _ in shown[:SHOWN]]
+    return ", ".join(f"{name} {_short(value)}" for name, (_, value) in zip(names, shown, strict=False)) + more
 
 
 def _largest_first(counts: Mapping[str, int]) -> list[tuple[str, int]]:

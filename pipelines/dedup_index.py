@@ -8,7 +8,7 @@ those it was made against, so that the newest stands for all. Every file is desc
 import json
 import os
 import shutil
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -98,26 +98,30 @@ def write_index(
     shards: Sequence[SignatureFile],
     dropped: Sequence[np.ndarray],
     settings: DedupSettings,
+    write_shard: Callable[[SignatureFile, np.ndarray, Path, DedupSettings], None] | None = None,
 ) -> None:
-    """Write an index: the files of those before, then one for each shard with the documents that were kept."""
-    start_index(folder, before)
-    for number, (file, gone) in enumerate(zip(shards, dropped, strict=True), start=len(before)):
-        _write_kept(SignatureFile(folder / f"{number:05d}.arrow", 0), file, gone, settings)
-        if settings.method == "semantic":
-            _write_vectors(file.vectors, folder / f"{number:05d}.npy", np.flatnonzero(~gone))
-    describe_index(folder, settings)
+    """Write an index: the files of those before, then those of each shard, and a description of them all.
 
-
-def start_index(folder: Path, before: Sequence[SignatureFile]) -> None:
-    """Begin an index with the files of those before."""
+    Args:
+        folder: of the index; what is in it is removed.
+        before: files of the indexes that the shards were deduplicated against.
+        shards: what was deduplicated.
+        dropped: for each shard, which of its documents were (bool).
+        settings: of this run.
+        write_shard: writes the files of one shard, given where its signatures are to lie; by default the signatures of
+            what was kept, with its shingles or vectors.
+    """
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
     for number, file in enumerate(before):
         for path in sorted(file.path.parent.glob(f"{file.path.stem}.*")):
             link(path, folder / f"{number:05d}{path.suffix}")
+    for number, (file, gone) in enumerate(zip(shards, dropped, strict=True), start=len(before)):
+        (write_shard or _write_kept)(file, gone, folder / f"{number:05d}.arrow", settings)
+    _describe_index(folder, settings)
 
 
-def describe_index(folder: Path, settings: DedupSettings) -> None:
+def _describe_index(folder: Path, settings: DedupSettings) -> None:
     """Finish an index."""
     described = {
         "version": VERSION,
@@ -135,13 +139,13 @@ def link(source: Path, target: Path) -> None:
         shutil.copyfile(source, target)
 
 
-def _write_kept(target: SignatureFile, file: SignatureFile, gone: np.ndarray, settings: DedupSettings) -> None:
+def _write_kept(file: SignatureFile, gone: np.ndarray, target: Path, settings: DedupSettings) -> None:
     schema, base = columns_of(settings), 0
     near = settings.method == "minhash"
     with (
-        pa.ipc.new_file(target.path, schema) as writer,
+        pa.ipc.new_file(target, schema) as writer,
         file.shingles.open("rb") as given,
-        target.shingles.open("wb") as taken,
+        SignatureFile(target, 0).shingles.open("wb") as taken,
     ):
         for batch in file.batches(schema.names):
             kept = ~gone[base : base + batch.num_rows] & pc.is_valid(batch["key_0"]).to_numpy()
@@ -151,6 +155,8 @@ def _write_kept(target: SignatureFile, file: SignatureFile, gone: np.ndarray, se
                 sizes = batch["size"].to_numpy()
                 numbers = np.fromfile(given, np.uint32, int(sizes.sum()))
                 numbers[np.repeat(kept, sizes)].tofile(taken)
+    if settings.method == "semantic":
+        _write_vectors(file.vectors, target.with_suffix(".npy"), np.flatnonzero(~gone))
 
 
 def _write_vectors(source: Path, target: Path, kept: np.ndarray, most: int = 1 << 14) -> None:

@@ -77,11 +77,8 @@ def wanted_at(url: str) -> Wanted:
     Raises:
         RecipeError: it is no such URL.
     """
-    found = HUB_URL.fullmatch(url)
-    if found is None:
-        raise RecipeError(f"{url!r}: expected {URL_FORMS}")
-    revision = (found["revision"] or "main").replace("%2F", "/")
-    return Wanted(found["dataset"], revision, files=(found["glob"],))
+    found = _parts(HUB_URL, url)
+    return Wanted(found["dataset"], (found["revision"] or "main").replace("%2F", "/"), files=(found["glob"],))
 
 
 def wanted_model_at(url: str) -> Wanted:
@@ -90,10 +87,14 @@ def wanted_model_at(url: str) -> Wanted:
     Raises:
         RecipeError: it is no such URL.
     """
-    found = MODEL_URL.fullmatch(url)
-    if found is None:
-        raise RecipeError(f"{url!r}: expected {URL_FORMS}")
+    found = _parts(MODEL_URL, url)
     return wanted_model(found["model"], found["revision"])
+
+
+def _parts(form: re.Pattern[str], url: str) -> re.Match[str]:
+    if (found := form.fullmatch(url)) is None:
+        raise RecipeError(f"{url!r}: expected {URL_FORMS}")
+    return found
 
 
 def wanted_model(name: str, revision: str | None = None) -> Wanted:

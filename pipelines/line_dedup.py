@@ -19,7 +19,7 @@ from datatrove.pipeline.base import PipelineStep
 from pipelines.block import ReadDocuments
 from pipelines.compiled import kernel
 from pipelines.dedup_decide import Corpus
-from pipelines.dedup_index import describe_index, link, open_index, start_index
+from pipelines.dedup_index import link, open_index, write_index
 from pipelines.dedup_settings import DedupSettings
 from pipelines.execute import SCRATCH, run_blocks
 from pipelines.key_groups import key_groups
@@ -136,7 +136,7 @@ def dedup_lines(
             spans.settle(settings.lines.drop_share, cut=True)
         spans.finish(metrics)
     outcome, dropped = remove(files, work, spans, "duplicate_lines", workers)
-    _write_index(work / "index", indexed, shards, dropped, settings)
+    write_index(work / "index", indexed, shards, dropped, settings, _write_lines)
     return outcome
 
 
@@ -174,16 +174,9 @@ def _places(every: Corpus, corpus: Corpus, rows: np.ndarray) -> np.ndarray:
     return np.concatenate(found)
 
 
-def _write_index(
-    folder: Path, before: Sequence[SignatureFile], shards: Sequence[SignatureFile], dropped: Sequence[np.ndarray],
-    settings: DedupSettings,
-) -> None:  # fmt: skip
-    """Write an index: all documents, and the lines of those that were kept."""
-    start_index(folder, before)
-    for number, (file, gone) in enumerate(zip(shards, dropped, strict=True), start=len(before)):
-        target = folder / f"{number:05d}.arrow"
-        link(file.path, target)
-        with pa.ipc.new_file(target.with_suffix(".lines"), LINES) as writer:
-            for batch in _lines_of(file).batches(LINES.names):
-                writer.write_table(batch.filter(pa.array(~gone[batch["row"].to_numpy()])))
-    describe_index(folder, settings)
+def _write_lines(file: SignatureFile, gone: np.ndarray, target: Path, settings: DedupSettings) -> None:
+    """A shard of the index: all documents, and the lines of those that were kept."""
+    link(file.path, target)
+    with pa.ipc.new_file(target.with_suffix(".lines"), LINES) as writer:
+        for batch in _lines_of(file).batches(LINES.names):
+            writer.write_table(batch.filter(pa.array(~gone[batch["row"].to_numpy()])))

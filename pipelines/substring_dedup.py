@@ -18,7 +18,7 @@ from datatrove.pipeline.base import PipelineStep
 
 from pipelines.block import ReadDocuments
 from pipelines.dedup_decide import Corpus, mapped
-from pipelines.dedup_index import describe_index, link, open_index, start_index
+from pipelines.dedup_index import link, open_index, write_index
 from pipelines.dedup_settings import DedupSettings
 from pipelines.execute import SCRATCH, run_blocks
 from pipelines.key_groups import Groups, key_groups
@@ -80,7 +80,7 @@ def dedup_substrings(
             spans.settle(asked.drop_share, asked.policy == "span")
         spans.finish(metrics)
     outcome, dropped = remove(files, work, spans, "duplicate_substring", workers)
-    _write_index(work / "index", indexed, shards, dropped, settings)
+    write_index(work / "index", indexed, shards, dropped, settings, _write_anchors)
     return outcome
 
 
@@ -136,19 +136,12 @@ def _match(
         begin = end
 
 
-def _write_index(
-    folder: Path, before: Sequence[SignatureFile], shards: Sequence[SignatureFile], dropped: Sequence[np.ndarray],
-    settings: DedupSettings,
-) -> None:  # fmt: skip
-    """Write an index: all documents and their texts, and the anchors of those that were kept."""
-    start_index(folder, before)
-    for number, (file, gone) in enumerate(zip(shards, dropped, strict=True), start=len(before)):
-        target = folder / f"{number:05d}.arrow"
-        link(file.path, target)
-        link(file.path.with_suffix(".text"), target.with_suffix(".text"))
-        ends_N = np.cumsum(file.column("size"))
-        with pa.ipc.new_file(target.with_suffix(".anchors"), ANCHORS) as writer:
-            for batch in open_signatures(file.path.with_suffix(".anchors")).batches(ANCHORS.names):
-                rows = np.searchsorted(ends_N, batch["place"].to_numpy(), side="right")
-                writer.write_table(batch.filter(pa.array(~gone[rows])))
-    describe_index(folder, settings)
+def _write_anchors(file: SignatureFile, gone: np.ndarray, target: Path, settings: DedupSettings) -> None:
+    """A shard of the index: all documents and their texts, and the anchors of those that were kept."""
+    link(file.path, target)
+    link(file.path.with_suffix(".text"), target.with_suffix(".text"))
+    ends_N = np.cumsum(file.column("size"))
+    with pa.ipc.new_file(target.with_suffix(".anchors"), ANCHORS) as writer:
+        for batch in open_signatures(file.path.with_suffix(".anchors")).batches(ANCHORS.names):
+            rows = np.searchsorted(ends_N, batch["place"].to_numpy(), side="right")
+            writer.write_table(batch.filter(pa.array(~gone[rows])))

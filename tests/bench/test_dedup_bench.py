@@ -3,7 +3,6 @@
 import gzip
 import json
 import time
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -21,8 +20,10 @@ from pipelines.line_dedup import _line_keys
 from pipelines.minhash import Shape, sign
 from pipelines.passages import Surroundings, anchors_of, match_leaders
 from pipelines.shingles import code_points, collapse_whitespace, utf8_buffers
+from tests.bench.cpu_time import cpu_seconds
 
 pytestmark = pytest.mark.bench
+ROUNDS = 3
 
 
 @pytest.fixture(scope="module")
@@ -36,16 +37,6 @@ def megabytes(texts: list[str]) -> float:
     return sum(len(text.encode()) for text in texts) / 1e6
 
 
-def cpu_seconds(work: Callable[[], object]) -> float:
-    """The least of three runs, in this process's own time: what other processes do counts for neither side."""
-    taken = []
-    for _ in range(3):
-        began = time.process_time()
-        work()
-        taken.append(time.process_time() - began)
-    return min(taken)
-
-
 def test_sign(benchmark, texts, tmp_path):
     pytest.importorskip("spacy")
     column = pa.array(texts)
@@ -54,8 +45,10 @@ def test_sign(benchmark, texts, tmp_path):
     oracle = MinhashDedupSignature(str(tmp_path))
     oracle._hash_func = lambda text: xxhash.xxh64_intdigest(text.encode())  # xxhash 4 takes bytes only
     sample = texts[::12]
-    theirs = megabytes(sample) / cpu_seconds(lambda: [oracle.get_signature(oracle.get_shingles(t)) for t in sample])
-    ours = megabytes(texts) / cpu_seconds(lambda: sign(column, Shape()))
+    theirs = megabytes(sample) / cpu_seconds(
+        lambda: [oracle.get_signature(oracle.get_shingles(t)) for t in sample], ROUNDS
+    )
+    ours = megabytes(texts) / cpu_seconds(lambda: sign(column, Shape()), ROUNDS)
     benchmark.extra_info |= {"mb_per_s": round(ours, 1), "datatrove_mb_per_s": round(theirs, 2)}
     print(f"\nsignatures: {ours:.1f} MB/s, datatrove stage 1: {theirs:.2f} MB/s, {ours / theirs:.0f} times")
     assert ours > 50 * theirs
@@ -74,8 +67,8 @@ def test_sign_against_rensa(texts):
             signer.update(shingles)
             signer.digest()
 
-    theirs = megabytes(texts) / cpu_seconds(signed_by_rensa)
-    ours = megabytes(texts) / cpu_seconds(lambda: sign(column, Shape()))
+    theirs = megabytes(texts) / cpu_seconds(signed_by_rensa, ROUNDS)
+    ours = megabytes(texts) / cpu_seconds(lambda: sign(column, Shape()), ROUNDS)
     print(f"\nsignatures: {ours:.1f} MB/s with words and shingles, rensa {theirs:.1f} MB/s from shingles made before")
 
 
@@ -91,8 +84,8 @@ def test_passages(texts):
             match_leaders(groups.members, rows, groups.sizes, around)
 
     found()  # compiles
-    ours = megabytes(texts) / cpu_seconds(found)
-    anchors = megabytes(texts) / cpu_seconds(lambda: anchors_of(data, offsets, 150, 75))
+    ours = megabytes(texts) / cpu_seconds(found, ROUNDS)
+    anchors = megabytes(texts) / cpu_seconds(lambda: anchors_of(data, offsets, 150, 75), ROUNDS)
     print(f"\nrepeated passages: {ours:.1f} MB/s on eleven copies of each page, anchors alone {anchors:.0f} MB/s")
     divsufsort = pytest.importorskip("pydivsufsort")
     text = data[: offsets[-1]].copy()
@@ -100,14 +93,14 @@ def test_passages(texts):
     def sorted_suffixes():
         divsufsort.kasai(text, divsufsort.divsufsort(text))
 
-    theirs = megabytes(texts) / cpu_seconds(sorted_suffixes)
+    theirs = megabytes(texts) / cpu_seconds(sorted_suffixes, ROUNDS)
     print(f"suffix array and common prefixes (divsufsort, kasai): {theirs:.1f} MB/s")
 
 
 def test_lines(texts):
     data, offsets = utf8_buffers(pa.array(texts))
     _line_keys(data, offsets, code_points(), False, True, 30)
-    seconds = cpu_seconds(lambda: _line_keys(data, offsets, code_points(), False, True, 30))
+    seconds = cpu_seconds(lambda: _line_keys(data, offsets, code_points(), False, True, 30), ROUNDS)
     print(f"\nkeys of lines: {megabytes(texts) / seconds:.0f} MB/s")
 
 

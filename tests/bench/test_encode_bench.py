@@ -18,17 +18,10 @@ import pytest
 from pipelines.document import conform
 from pipelines.indexed import IndexedTokens
 from pipelines.tokenizer import load_tokenizer
+from tests.bench.cpu_time import cpu_seconds
 
 pytestmark = pytest.mark.bench
 PARTS, REPEATS = 4, 6
-
-
-def cpu_seconds(action: Callable[[], object]) -> float:
-    """CPU time of this process, all its threads, and of the children that ended meanwhile."""
-    before = os.times()
-    action()
-    after = os.times()
-    return sum(after[:4]) - sum(before[:4])
 
 
 def texts_of(shared: Path) -> list[str]:

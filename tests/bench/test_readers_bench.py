@@ -1,7 +1,6 @@
 """How fast raw files are read, beside datatrove's readers: CPU time in one run; and one big file on two workers."""
 
 import json
-import os
 import shutil
 import time
 from collections.abc import Callable
@@ -16,16 +15,10 @@ from pipelines import splits
 from pipelines.inputs import as_documents
 from pipelines.readers import JsonReader, Reading
 from pipelines.warc import read_pages
+from tests.bench.cpu_time import cpu_seconds
 
 pytestmark = pytest.mark.bench
 ROUNDS = 3
-
-
-def cpu_seconds(action: Callable[[], object]) -> float:
-    """CPU time of this process and of the children that ended meanwhile."""
-    before = os.times()
-    action()
-    return sum(os.times()[:4]) - sum(before[:4])
 
 
 def paired(ours: Callable[[], object], anchor: Callable[[], object]) -> tuple[float, float]:

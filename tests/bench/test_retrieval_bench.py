@@ -5,8 +5,6 @@ bm25s is no dependency: `pip install --no-deps --target DIR bm25s`, then `PYTHON
 
 import importlib
 import tarfile
-import time
-from collections.abc import Callable
 from pathlib import Path
 
 import pyarrow.parquet as pq
@@ -15,19 +13,11 @@ import pytest
 from synth.retrieval import Index
 from synth.retrieval_index import build_index
 from synth.retrieval_settings import RetrievalSettings
+from tests.bench.cpu_time import cpu_seconds
 from tests.synth.test_retrieval import read_cmrc, read_lines, recall, write
 
 pytestmark = pytest.mark.bench
-
-
-def cpu_seconds(work: Callable[[], object]) -> float:
-    """The least of three runs, in this process's own time."""
-    taken = []
-    for _ in range(3):
-        began = time.process_time()
-        work()
-        taken.append(time.process_time() - began)
-    return min(taken)
+ROUNDS = 3
 
 
 def corpus(shared: Path) -> tuple[dict[str, str], list[str]]:
@@ -50,8 +40,8 @@ def test_index_and_search(shared, tmp_path):
     index = Index(folders[0])
     passages = pq.read_table(file)["text"].nbytes / 1e6, index.receipt["passages"]
     index.search("warm", 10)
-    ours = cpu_seconds(lambda: build_index([file], folders[1 + next(numbers)], RetrievalSettings()))
-    searched = cpu_seconds(lambda: [index.search(question, 10) for question in questions])
+    ours = cpu_seconds(lambda: build_index([file], folders[1 + next(numbers)], RetrievalSettings()), ROUNDS)
+    searched = cpu_seconds(lambda: [index.search(question, 10) for question in questions], ROUNDS)
     print(f"\n{passages[0]:.1f} MB, {len(texts)} documents, {passages[1]} passages; {len(questions)} questions")
     print(f"index: {passages[1] / ours:.0f} passages/s, {passages[0] / ours:.1f} MB/s")
     print(f"search: {len(questions) / searched:.0f} questions/s")
@@ -66,7 +56,7 @@ def test_index_and_search(shared, tmp_path):
         model.index(bm25s.tokenize(cut, stopwords=None, show_progress=False), show_progress=False)
         return model
 
-    built = cpu_seconds(lambda: theirs("numpy"))
+    built = cpu_seconds(lambda: theirs("numpy"), ROUNDS)
     print(f"bm25s index: {passages[1] / built:.0f} passages/s, {built / ours:.1f} times ours")
     for backend in ("numpy", "numba"):
         model = theirs(backend)
@@ -76,7 +66,7 @@ def test_index_and_search(shared, tmp_path):
             return model.retrieve(tokens, k=10, show_progress=False)
 
         ask()
-        asked = cpu_seconds(ask)
+        asked = cpu_seconds(ask, ROUNDS)
         print(f"bm25s search, {backend}: {len(questions) / asked:.0f} questions/s, {asked / searched:.2f} times ours")
 
 
