@@ -1,7 +1,8 @@
 """Inputs: which reader reads which file, and how files that a user gives to a verb become Parquet documents.
 
-Parquet on this disk passes as it is, unless it is so big that several tasks should share it, or holds rows without id
-or text; everything else is read once, into the step's scratch folder, in parts that depend on the files alone.
+Parquet on this disk passes as it is, unless it holds rows without id or text, or is both big and so much of what was
+given that several tasks should share it; everything else is read once, into the step's scratch folder, in parts that
+depend on the files alone.
 """
 
 import contextlib
@@ -43,6 +44,7 @@ FORMATS = (
     ("html", r"\.x?html?(\.gz|\.zstd?)?$"),
     ("text", r"\.(txt|md|rst|tex)(\.gz|\.zstd?)?$"),
 )
+FEW = 16  # a big file of more than a sixteenth of all bytes would leave workers idle at the end: it is shared
 TAKEN = "Parquet, Arrow, JSON Lines, CSV, .txt or .md (plain, .gz, .zst, .zstd), or a .zip or .tar of them"
 
 
@@ -151,7 +153,7 @@ class ReadEach(PipelineStep):
 
 
 def as_documents(files: Sequence[Path], work: Path, workers: int = 1, text: str | None = None) -> list[Path]:
-    """Make Parquet documents of files given by a user; whole and small Parquet on this disk passes as it is.
+    """Make Parquet documents of files given by a user; whole Parquet on this disk passes, as one of many or small.
 
     The others become `work/.scratch/inputs/documents/part-NNNNN.parquet`, numbered by their place in `files`
     (`part-NNNNN-MMM` where a big one is read by several tasks); records that cannot be read, and rows
@@ -171,8 +173,10 @@ def as_documents(files: Sequence[Path], work: Path, workers: int = 1, text: str 
     root = common_root(files)
     tasks: list[tuple[RawReader | ReadTables, int]] = []
     parts: list[list[str]] = []  # of each file; none for one that passes
+    here = [file for file in files if not isinstance(file, RemoteFile) and file.is_file()]
+    most = sum(file.stat().st_size for file in here) // FEW
     for number, file in enumerate(files):
-        reader = _reader_of(file, root, text)
+        reader = _reader_of(file, root, text, most)
         count = 0 if reader is None else len(reader.tasks)
         names = [f"{number:05d}"] if count == 1 else [f"{number:05d}-{split:03d}" for split in range(count)]
         tasks += [(reader, rank) for rank in range(count) if reader is not None]
@@ -190,8 +194,8 @@ def as_documents(files: Sequence[Path], work: Path, workers: int = 1, text: str 
     return [path for file, of_file in zip(files, made, strict=True) for path in of_file or [file]]
 
 
-def _reader_of(file: Path, root: Path, text: str | None) -> RawReader | ReadTables | None:
-    """What reads a user's file; None for Parquet that may pass."""
+def _reader_of(file: Path, root: Path, text: str | None, most: int) -> RawReader | ReadTables | None:
+    """What reads a user's file; None for Parquet that may pass: one task's, or of at most `most` bytes."""
     reading = Reading(text=text or "{text}", id_field="id", url_field="url", rest=True)
     kind = format_of(file)
     if kind is None or not holds_documents(file):
@@ -200,7 +204,8 @@ def _reader_of(file: Path, root: Path, text: str | None) -> RawReader | ReadTabl
     if kind in ("parquet", "arrow") and text is None:
         open_raw(file).close()
         tables = ReadTables([file], root)
-        passes = kind == "parquet" and len(tables.tasks) == 1 and not isinstance(file, RemoteFile)
+        local = kind == "parquet" and not isinstance(file, RemoteFile)
+        passes = local and (len(tables.tasks) == 1 or file.stat().st_size <= most)
         sound = passes and not has_nulls(file, ("id", "text")) and is_utf8(file, ("id", "text"))
         return None if sound else tables
     open_raw(file).close()

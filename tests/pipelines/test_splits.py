@@ -217,3 +217,15 @@ def test_inputs_of_verbs_are_shared_too(tmp_path, monkeypatch):
     texts = [text for path in made for text in pq.read_table(path)["text"].to_pylist()]
     assert texts == [row["text"] for row in ROWS] * 3
     assert count_documents(tmp_path / "work").rejected == {"bad_json": 1}
+
+
+def test_big_parquet_passes_as_one_of_many(tmp_path, monkeypatch):
+    monkeypatch.setattr(splits, "SPLIT_BYTES", 100)
+    big = parquet(tmp_path / "raw.parquet")
+    files = [tmp_path / f"{number:02d}.parquet" for number in range(17)]
+    for file in files:
+        file.write_bytes(big)
+    assert as_documents(files, tmp_path / "many", workers=1) == files
+    few = as_documents(files[:15], tmp_path / "few", workers=1)
+    assert not {*few} & {*files}
+    assert [text for path in few for text in pq.read_table(path)["text"].to_pylist()] == [r["text"] for r in ROWS] * 15
