@@ -26,12 +26,14 @@ class Given(NamedTuple):
         given_nats: -log p(document | context).
         tokens: of the document that were scored.
         bytes: UTF-8 bytes of those.
+        cut: whether the beginning of the context was left out, for want of room.
     """
 
     alone_nats: float
     given_nats: float
     tokens: int
     bytes: int
+    cut: bool = False
 
 
 class ConditionalScorer:
@@ -102,7 +104,7 @@ def given_of(
     texts = tokenizer.encode_batch(list(documents), add_special_tokens=False)
     head = [] if prefix is None else [prefix]
     windows: list[Sequence[int]] = []
-    plans: list[tuple[int, int] | None] = []
+    plans: list[tuple[int, int, bool] | None] = []
     for before, text, document in zip(befores, texts, documents, strict=True):
         context = before.ids[-int(room * (1 - LEAST_SHARE)) :]
         ids = text.ids[: room + 1 - len(context) - len(head)]
@@ -112,7 +114,7 @@ def given_of(
             continue
         end = len(document) if len(ids) == len(text.ids) else text.offsets[len(ids)][0]
         start = text.offsets[first][0]
-        plans.append((len(ids) - first, len(document[start:end].encode())))
+        plans.append((len(ids) - first, len(document[start:end].encode()), len(context) < len(before.ids)))
         alone, joined = [*head, *ids], [*head, *context, *ids]
         known = joined[: len(joined) - len(ids) + first]
         windows += [alone, joined, known]
@@ -120,7 +122,7 @@ def given_of(
 
 
 def _collect(
-    plans: Sequence[tuple[int, int] | None], windows: Sequence[Sequence[int]], windows_nll_N: Any
+    plans: Sequence[tuple[int, int, bool] | None], windows: Sequence[Sequence[int]], windows_nll_N: Any
 ) -> list[Given | None]:
     sums = iter(windows_nll_N(windows).tolist() if windows else [])
     results: list[Given | None] = []

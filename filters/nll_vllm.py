@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 
 from pipelines.errors import MissingExtra, StepError
+from pipelines.llvm_library import make_scannable
 
 VLLM_EXTRA_TOKENS = 2  # of its context: the prefix, and the token that it insists on generating
 ENVIRONMENT = {
@@ -72,6 +73,7 @@ def open_vllm(model: str, dtype: str, max_tokens: int, batch_tokens: int, digest
         raise MissingExtra("scorer vllm needs vLLM, which is not installed; run `make setup-vllm`") from None
     import torch
 
+    make_scannable()
     room = max_tokens + VLLM_EXTRA_TOKENS
     options: dict[str, Any] = {} if torch.cuda.is_available() else {"enforce_eager": True}
     try:

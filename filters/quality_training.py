@@ -97,7 +97,7 @@ def _by_origin(file: Path, positive: Sequence[str], negative: Sequence[str]) -> 
         read = pq.ParquetFile(file).read()
     except (pa.ArrowInvalid, OSError) as error:
         raise DataError(f"{file} is not readable Parquet: {error}") from None
-    table = conform(read)
+    table = conform(read, file=file)
     whole = pc.and_(pc.is_valid(table["id"]), pc.is_valid(table["text"]))
     read, table = read.filter(whole), table.filter(whole)
     if "label" in read.column_names and not positive:

@@ -104,7 +104,8 @@ def open_transformers(model: str, dtype: str, device: str, digest: str) -> Any:
     from transformers.utils import logging
 
     if device == "cuda" and not torch.cuda.is_available():
-        raise DataError("device cuda is not on this machine; --set device=cpu scores on the processor")
+        where = "--set device=cpu, or grounding.device=cpu for synthesis"
+        raise DataError(f"there is no CUDA device on this machine; {where}, scores on the processor")
     logging.disable_progress_bar()  # weights load in silence: progress is Loam's to show
     loaded: Any = AutoModelForCausalLM.from_pretrained(
         model, local_files_only=True, use_safetensors=True, dtype=getattr(torch, dtype)

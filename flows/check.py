@@ -7,22 +7,29 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from flows.ablate_cost import feasibility, search_lines, vocabulary_of
+from flows.ablate_recipe import AblationRecipe
 from flows.corpus import CorpusRecipe
 from flows.estimate import cost_lines
 from flows.model_estimate import score_lines, synth_lines, synth_warnings
 from flows.model_needs import model_lines, model_needs
 from flows.needs import needs_lines, needs_rows
 from flows.plan import account, account_lines
-from flows.recipe import BuildRecipe
+from flows.recipe import BuildRecipe, RunRecipe
 from flows.score_recipe import ScoreRecipe
+from flows.steps.search_cost import search_cost
 from pipelines.recipe import Section, dump_yaml
 from synth.recipe import SynthSettings
+
+RUNS = Path("runs")
 
 
 def check_values(recipe: Section) -> dict[str, Any]:
     """Everything as plain values: the resolved recipe, accounts, needs."""
     values = {"recipe": recipe.model_dump(mode="json"), "accounts": account(recipe)}
-    if isinstance(recipe, BuildRecipe):
+    if isinstance(recipe, (RunRecipe, AblationRecipe)):
+        values["allowed"] = feasibility(recipe, RUNS)
+    if isinstance(recipe, (BuildRecipe, AblationRecipe)):
         return values | {"needs": needs_rows(recipe)}
     if isinstance(recipe, (SynthSettings, ScoreRecipe)):
         return values | {"needs": [asdict(need) for need in model_needs(recipe, Path())]}
@@ -47,12 +54,16 @@ def check_lines(name: str, recipe: Section, verbose: bool = False) -> list[str]:
 
 def _body(name: str, recipe: Section, verbose: bool) -> list[str]:
     accounts = account(recipe)
-    if isinstance(recipe, BuildRecipe):
+    if isinstance(recipe, (BuildRecipe, AblationRecipe)):
         needs = needs_lines(recipe, name, verbose)
         if isinstance(recipe, CorpusRecipe):
             return [*needs, f"{len(recipe.domains)} domains: {', '.join(recipe.domains)}",
                     *cost_lines(recipe, accounts["estimate"], verbose)]  # fmt: skip
-        return [*needs, *account_lines(accounts)]
+        assert isinstance(recipe, (RunRecipe, AblationRecipe))
+        trained = {key: value for key, value in accounts.items() if isinstance(value, dict) and key != "search"}
+        cost = search_cost(recipe.ablate, recipe.train, vocabulary_of(recipe))
+        return [*needs, f"{len(recipe.domains)} domains: {', '.join(recipe.domains)}", *account_lines(trained),
+                *search_lines(cost, feasibility(recipe, RUNS))]  # fmt: skip
     if isinstance(recipe, SynthSettings):
         return [*synth_warnings(recipe), *model_lines(recipe, name, Path()), *synth_lines(recipe, accounts["estimate"])]
     if isinstance(recipe, ScoreRecipe):

@@ -8,6 +8,7 @@ known: every step is counted for all the text.
 
 from typing import Any, NamedTuple
 
+from flows.ablate_recipe import AblationRecipe
 from flows.corpus import CorpusRecipe
 from flows.model_estimate import score_cost, score_lines
 from flows.needs import Need, needs_of
@@ -54,7 +55,7 @@ RATES = {
 }
 
 
-def cost_of(recipe: BuildRecipe) -> dict[str, Any]:
+def cost_of(recipe: BuildRecipe | AblationRecipe) -> dict[str, Any]:
     """Tokens and text by source, and core-hours by step.
 
     Returns:
@@ -81,7 +82,7 @@ def cost_of(recipe: BuildRecipe) -> dict[str, Any]:
     }
 
 
-def cost_lines(recipe: BuildRecipe, cost: dict[str, Any], sources: bool = True) -> list[str]:
+def cost_lines(recipe: BuildRecipe | AblationRecipe, cost: dict[str, Any], sources: bool = True) -> list[str]:
     """The cost for people.
 
     Args:
@@ -115,14 +116,14 @@ def cost_lines(recipe: BuildRecipe, cost: dict[str, Any], sources: bool = True) 
     return lines
 
 
-def _scoring(recipe: BuildRecipe, known: dict[str, float], needs: dict[str, Need]) -> dict[str, Any]:
+def _scoring(recipe: BuildRecipe | AblationRecipe, known: dict[str, float], needs: dict[str, Need]) -> dict[str, Any]:
     """The cost of scoring the sources of known size."""
     if not isinstance(recipe, CorpusRecipe) or not known:
         return {}
     return score_cost(recipe, {name: (size / BYTES_PER_TOKEN, needs[name].documents) for name, size in known.items()})
 
 
-def _size(recipe: BuildRecipe, need: Need) -> float | None:
+def _size(recipe: BuildRecipe | AblationRecipe, need: Need) -> float | None:
     """Bytes of text of a source, by what is best known of it."""
     if need.tokens and (need.state != "here" or isinstance(recipe.sources[need.name], HubSource)):
         taken = recipe.sources[need.name]
@@ -141,7 +142,7 @@ def _size(recipe: BuildRecipe, need: Need) -> float | None:
     return min(size, settings.max_bytes or size)
 
 
-def _epochs(recipe: BuildRecipe, known: dict[str, float]) -> dict[str, float | None]:
+def _epochs(recipe: BuildRecipe | AblationRecipe, known: dict[str, float]) -> dict[str, float | None]:
     """How often each weighted domain would be read; None where the size of one of its sources is not known."""
     if not isinstance(recipe, CorpusRecipe) or not recipe.weights or recipe.tokens is None:
         return {}

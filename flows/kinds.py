@@ -2,10 +2,13 @@
 
 from collections.abc import Sequence
 
+from flows.ablate_recipe import AblationRecipe
 from flows.commands.runs import kind_of
 from flows.corpus import CorpusRecipe
-from flows.recipe import BuildRecipe, RunRecipe
+from flows.recipe import FlowRecipe, RunRecipe
 from flows.score_recipe import ScoreRecipe
+from mixtures.mixture import Mixture
+from mixtures.schedule import Schedule
 from pipelines.errors import RecipeError
 from pipelines.recipe import Section, load_recipe
 from synth.recipe import SynthSettings
@@ -14,9 +17,12 @@ from trainer.recipe import TrainRecipe
 RECIPE_KINDS: dict[str, type[Section]] = {
     "run": RunRecipe,
     "corpus": CorpusRecipe,
+    "ablate": AblationRecipe,
     "train": TrainRecipe,
     "synth": SynthSettings,
     "score": ScoreRecipe,
+    "mixture": Mixture,
+    "schedule": Schedule,
 }
 
 
@@ -32,13 +38,15 @@ def load_any(name: str, sets: Sequence[str] = ()) -> Section:
     return load_recipe(name, RECIPE_KINDS[kind], sets)
 
 
-def load_build(name: str, sets: Sequence[str] = ()) -> BuildRecipe:
-    """Load a recipe that `loam run` performs: one of kind `run` or `corpus`.
+def load_build(name: str, sets: Sequence[str] = ()) -> FlowRecipe:
+    """Load a recipe that `loam run` performs: one of kind `run`, `corpus` or `ablate`.
 
     Raises:
         RecipeError: it is of another kind, or does not hold.
     """
     recipe = load_any(name, sets)
-    if not isinstance(recipe, BuildRecipe):
-        raise RecipeError(f"{name} is of kind {kind_of(name)!r}; `loam run` performs recipes of kind run and corpus")
+    if not isinstance(recipe, FlowRecipe):
+        raise RecipeError(
+            f"{name} is of kind {kind_of(name)!r}; `loam run` performs recipes of kind run, corpus and ablate"
+        )
     return recipe

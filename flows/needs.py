@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from filters.list_sources import LISTS, how_to_get, list_path
+from flows.ablate_recipe import AblationRecipe
 from flows.corpus import CorpusRecipe, Known
 from flows.recipe import BuildRecipe
 from pipelines import github, hub
@@ -54,7 +55,7 @@ class Need:
     note: str = ""
 
 
-def needs_of(recipe: BuildRecipe) -> list[Need]:
+def needs_of(recipe: BuildRecipe | AblationRecipe) -> list[Need]:
     """Everything that a recipe reads from outside, sources first."""
     root = Path(recipe.root)
     known = recipe.known if isinstance(recipe, CorpusRecipe) else {}
@@ -65,15 +66,21 @@ def needs_of(recipe: BuildRecipe) -> list[Need]:
     ]
     if isinstance(recipe, CorpusRecipe) and recipe.scorer is not None:
         found.append(_of_scorer(recipe, root))
+    if isinstance(recipe, AblationRecipe):
+        for name, prefix in recipe.shard_prefixes("train").items():
+            found.append(_of_path(name, f"{prefix}.bin", Path(), recipe.shards[name].licence))
+        for name, prefix in recipe.shard_prefixes("validation").items():
+            found.append(_of_path(f"{name}, held out", f"{prefix}.bin", Path()))
     if recipe.tokenizer.path:
         found.append(_of_tokenizer(recipe, recipe.tokenizer.path, root))
-    found += [_of_list(name, path, root) for name, path in recipe.safety.paths.items()]
+    if isinstance(recipe, BuildRecipe):
+        found += [_of_list(name, path, root) for name, path in recipe.safety.paths.items()]
     items = getattr(recipe, "items", None)
     found += [_of_path("items", name, root) for name in getattr(items, "files", [])]
     return found
 
 
-def needs_lines(recipe: BuildRecipe, name: str, notes: bool = False) -> list[str]:
+def needs_lines(recipe: BuildRecipe | AblationRecipe, name: str, notes: bool = False) -> list[str]:
     """The needs for people, what is not here first.
 
     Args:
@@ -98,7 +105,7 @@ def needs_lines(recipe: BuildRecipe, name: str, notes: bool = False) -> list[str
     return lines
 
 
-def needs_rows(recipe: BuildRecipe) -> list[dict[str, Any]]:
+def needs_rows(recipe: BuildRecipe | AblationRecipe) -> list[dict[str, Any]]:
     """The needs as plain values."""
     return [asdict(need) for need in needs_of(recipe)]
 
@@ -110,7 +117,7 @@ def _short(where: str) -> str:
     return " ".join(kept) + (f" and {len(files) - 1} more" if len(files) > 1 else "")
 
 
-def _what_next(recipe: BuildRecipe, name: str, needs: Sequence[Need]) -> list[str]:
+def _what_next(recipe: BuildRecipe | AblationRecipe, name: str, needs: Sequence[Need]) -> list[str]:
     """One line for each kind of thing that is still to be done."""
     lines = []
     if missing := [need.name for need in needs if need.state == "missing"]:
@@ -167,7 +174,7 @@ def _of_scorer(recipe: CorpusRecipe, root: Path) -> Need:
                 note=f"comes to {root / scorer.path}")  # fmt: skip
 
 
-def _of_tokenizer(recipe: BuildRecipe, path: str, root: Path) -> Need:
+def _of_tokenizer(recipe: BuildRecipe | AblationRecipe, path: str, root: Path) -> Need:
     """The tokenizer; one inside the scorer's folder comes with it."""
     need = _of_path("tokenizer", path, root)
     scorer = getattr(recipe, "scorer", None)

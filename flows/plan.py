@@ -3,11 +3,15 @@
 from pathlib import Path
 from typing import Any
 
-from flows.estimate import cost_of
+from flows.ablate_cost import feasibility, search_lines, vocabulary_of
+from flows.ablate_recipe import AblationRecipe
+from flows.estimate import cost_lines, cost_of
 from flows.model_estimate import score_cost, synth_cost
-from flows.recipe import BuildRecipe, RunRecipe
+from flows.recipe import BuildRecipe, FlowRecipe, RunRecipe
 from flows.runner import run_folder
 from flows.score_recipe import ScoreRecipe
+from flows.steps.search_cost import search_cost
+from mixtures.mixture import Mixture
 from pipelines.manifest import MANIFEST, digest_of, read_manifest
 from pipelines.quantities import human
 from pipelines.recipe import Section
@@ -24,6 +28,8 @@ def account(recipe: Section) -> dict[str, Any]:
     """
     if isinstance(recipe, RunRecipe):
         return _account_run(recipe)
+    if isinstance(recipe, AblationRecipe):
+        return _account_search(recipe)
     if isinstance(recipe, BuildRecipe):
         return {"domains": recipe.domains, "estimate": cost_of(recipe)}
     if isinstance(recipe, TrainRecipe):
@@ -32,6 +38,9 @@ def account(recipe: Section) -> dict[str, Any]:
         return {"recipe": recipe.recipe, "estimate": synth_cost(recipe)}
     if isinstance(recipe, ScoreRecipe):
         return {"name": recipe.name, "estimate": score_cost(recipe, {})}
+    if isinstance(recipe, Mixture):
+        sums = {name: round(100 * weight, 4) for name, weight in recipe.by_part().items()}
+        return {"domains": len(recipe.weights), "tokens": recipe.tokens or 0, "percent": sums}
     return {"name": getattr(recipe, "name", ""), "digest": digest_of(recipe.model_dump(mode="json"))}
 
 
@@ -52,20 +61,45 @@ def _account_training(recipe: TrainRecipe, vocabulary: int) -> dict[str, Any]:
 def _account_run(recipe: RunRecipe) -> dict[str, Any]:
     vocabulary = recipe.tokenizer.vocab_size
     trained = {"language_model": recipe.language_model, "proxy": recipe.ablate.proxy, "train": recipe.train}
+    pairing = recipe.pairing
+    if pairing is not None:
+        trained |= {f"pairing_{side}": part for side, part in pairing.sides().items()}
     models = {name: _account_training(part, vocabulary) for name, part in trained.items()}
-    runs = recipe.ablate.proxies + 2 * recipe.ablate.confirm_seeds
-    search = runs * models["proxy"]["training_flops"]
-    return {
-        "domains": recipe.domains,
-        **models,
-        "proxy_runs": {"swarm": recipe.ablate.proxies, "confirmation": 2 * recipe.ablate.confirm_seeds},
-        "search_flops": search,
-        "search_share_of_final": search / models["train"]["training_flops"],
-        "epoch_cap": recipe.ablate.propose.epoch_cap,
-    }
+    runs = {"pairing_runs_each": pairing.mixtures + pairing.replicates} if pairing is not None else {}
+    return {"domains": recipe.domains, **models, **runs, **_search(recipe)}
 
 
-def plan_rows(recipe: BuildRecipe, runs: Path) -> list[dict[str, Any]]:
+def _account_search(recipe: AblationRecipe) -> dict[str, Any]:
+    train = _account_training(recipe.train, recipe.train.model.vocab_size or vocabulary_of(recipe))
+    return {"domains": recipe.domains, "train": train, **_search(recipe)}
+
+
+def _search(recipe: RunRecipe | AblationRecipe) -> dict[str, Any]:
+    found = search_cost(recipe.ablate, recipe.train, vocabulary_of(recipe))
+    return {"search": found["parts"], "epoch_cap": recipe.ablate.propose.epoch_cap,
+            **{key: value for key, value in found.items() if key != "parts"}}  # fmt: skip
+
+
+def estimates(recipe: FlowRecipe, runs: Path) -> dict[str, Any]:
+    """What a recipe costs, part by part: `estimate` of text, `search` and `allowed` of a search for a mixture."""
+    found: dict[str, Any] = {}
+    if isinstance(recipe, BuildRecipe) or (isinstance(recipe, AblationRecipe) and recipe.sources):
+        found["estimate"] = cost_of(recipe)
+    if isinstance(recipe, (RunRecipe, AblationRecipe)):
+        found["search"] = search_cost(recipe.ablate, recipe.train, vocabulary_of(recipe))
+        found["allowed"] = feasibility(recipe, runs)
+    return found
+
+
+def estimate_lines(recipe: FlowRecipe, found: dict[str, Any]) -> list[str]:
+    """The same for people."""
+    lines = []
+    if "estimate" in found and isinstance(recipe, (BuildRecipe, AblationRecipe)):
+        lines += cost_lines(recipe, found["estimate"])
+    return [*lines, *(search_lines(found["search"], found["allowed"]) if "search" in found else [])]
+
+
+def plan_rows(recipe: FlowRecipe, runs: Path) -> list[dict[str, Any]]:
     """One row for each step: whether it is done, and on what it depends.
 
     A step counts as done when its manifest carries the settings and code of today and the digests of its parents.

@@ -10,11 +10,13 @@ from typing import Any
 
 import numpy as np
 
+from mixtures.tables import Metrics
+
 COLOURS = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00", "#F0E442", "#000000")
 INCH_WIDE = 8.5
 
 
-def _figure(height: float, columns: int = 1) -> tuple[Any, Any]:
+def new_figure(height: float, columns: int = 1) -> tuple[Any, Any]:
     """A figure and its axes; matplotlib is imported here, since only reports need it."""
     import matplotlib
 
@@ -28,7 +30,8 @@ def _figure(height: float, columns: int = 1) -> tuple[Any, Any]:
     return pyplot.subplots(1, columns, figsize=(INCH_WIDE, height), squeeze=False, layout="constrained")
 
 
-def _svg(figure: Any) -> str:
+def drawing(figure: Any) -> str:
+    """A figure as SVG text, and the figure closed."""
     from matplotlib import pyplot
 
     stream = io.StringIO()
@@ -45,7 +48,7 @@ def funnel(stages: Sequence[str], counts: Mapping[str, Sequence[int]]) -> str:
         stages: names of the stages.
         counts: domain -> documents after each stage.
     """
-    figure, axes = _figure(0.42 * len(stages) + 0.8)
+    figure, axes = new_figure(0.42 * len(stages) + 0.8)
     axis, left = axes[0][0], np.zeros(len(stages))
     places = np.arange(len(stages))[::-1]
     for domain, values in counts.items():
@@ -56,7 +59,7 @@ def funnel(stages: Sequence[str], counts: Mapping[str, Sequence[int]]) -> str:
     axis.set_yticks(places, stages)
     axis.set_xlabel("documents")
     axis.legend(frameon=False, fontsize=8)
-    return _svg(figure)
+    return drawing(figure)
 
 
 def histograms(values: Mapping[str, np.ndarray], cuts: Mapping[str, Sequence[float]], label: str) -> str:
@@ -67,7 +70,7 @@ def histograms(values: Mapping[str, np.ndarray], cuts: Mapping[str, Sequence[flo
         cuts: group -> cut-offs.
         label: of the horizontal axis.
     """
-    figure, axes = _figure(2.3, len(values))
+    figure, axes = new_figure(2.3, len(values))
     for axis, (group, numbers) in zip(axes[0], values.items(), strict=True):
         axis.hist(numbers, bins=40, color=COLOURS[0])
         for cut in cuts.get(group, ()):
@@ -75,48 +78,30 @@ def histograms(values: Mapping[str, np.ndarray], cuts: Mapping[str, Sequence[flo
         axis.set_title(group, fontsize=9)
         axis.set_xlabel(label)
     axes[0][0].set_ylabel("documents")
-    return _svg(figure)
+    return drawing(figure)
 
 
-def mixtures(domains: Sequence[str], weights: Mapping[str, Sequence[float]], swarm: np.ndarray) -> str:
-    """Weights of named mixtures as bars, those of the swarm as dots.
-
-    Args:
-        domains: names.
-        weights: mixture -> weight of each domain.
-        swarm: float64 (mixtures, domains).
-    """
-    figure, axes = _figure(0.34 * len(domains) + 0.9)
-    axis = axes[0][0]
-    places = np.arange(len(domains))[::-1].astype(float)
-    thick = 0.8 / len(weights)
-    for number, (name, values) in enumerate(weights.items()):
-        axis.barh(places + 0.4 - thick * (number + 0.5), values, height=thick, label=name, color=COLOURS[number])
-    rows = np.repeat(places[None], len(swarm), axis=0)
-    axis.plot(swarm.ravel(), rows.ravel(), ".", color="#555555", markersize=3, alpha=0.5, label="swarm")
-    axis.set_yticks(places, domains)
-    axis.set_xlabel("share of tokens")
-    axis.legend(frameon=False, fontsize=8)
-    return _svg(figure)
-
-
-def predicted_against_measured(names: Sequence[str], predicted: np.ndarray, measured: np.ndarray) -> str:
-    """Held-out predictions of the law against what the proxies measured, one panel for each metric.
+def agreement(left: Metrics, right: Metrics, labels: tuple[str, str], most: int = 4) -> str:
+    """What two tables measured on the same runs, one panel for the mean and each of the first metrics.
 
     Args:
-        names: of the metrics.
-        predicted: float64 (runs, metrics), each predicted by a law that has not seen the run, nats per token.
-        measured: float64 (runs, metrics).
+        left: measurements of the horizontal axis.
+        right: of the vertical axis; runs that both hold are drawn.
+        labels: of the axes.
+        most: panels.
     """
-    figure, axes = _figure(2.6, len(names))
-    for axis, name, x, y in zip(axes[0], names, predicted.T, measured.T, strict=True):
-        axis.plot(x, y, "o", markersize=3, alpha=0.8)
-        ends = [min(x.min(), y.min()), max(x.max(), y.max())]
-        axis.plot(ends, ends, color="#888888", linewidth=0.8)
+    ids, names = (sorted(set(a) & set(b)) for a, b in ((left.ids, right.ids), (left.names, right.names)))
+    sides = [table.select(names).values_PM[[table.ids.index(run) for run in ids]] for table in (left, right)]
+    panels = {"mean": [values.mean(axis=1) for values in sides]} if len(names) > 1 else {}
+    panels |= {name: [values[:, place] for values in sides] for place, name in enumerate(names)}
+    shown = list(panels)[:most]
+    figure, axes = new_figure(2.6, len(shown))
+    for axis, name in zip(axes[0], shown, strict=True):
+        axis.plot(*panels[name], "o", markersize=3, alpha=0.8)
         axis.set_title(name, fontsize=9)
-        axis.set_xlabel("predicted")
-    axes[0][0].set_ylabel("measured, nats per token")
-    return _svg(figure)
+        axis.set_xlabel(labels[0])
+    axes[0][0].set_ylabel(labels[1])
+    return drawing(figure)
 
 
 def curves(lines: Mapping[str, tuple[Sequence[float], Sequence[float]]], marks: Sequence[float], label: str) -> str:
@@ -127,7 +112,7 @@ def curves(lines: Mapping[str, tuple[Sequence[float], Sequence[float]]], marks: 
         marks: tokens at which a stage ends.
         label: of the vertical axis.
     """
-    figure, axes = _figure(2.8)
+    figure, axes = new_figure(2.8)
     axis = axes[0][0]
     for name, (tokens, losses) in lines.items():
         axis.plot(np.asarray(tokens) / 1e6, losses, linewidth=1, label=name, marker="o" if len(tokens) < 12 else None,
@@ -137,7 +122,7 @@ def curves(lines: Mapping[str, tuple[Sequence[float], Sequence[float]]], marks: 
     axis.set_xlabel("million tokens")
     axis.set_ylabel(label)
     axis.legend(frameon=False, fontsize=8, ncols=3)
-    return _svg(figure)
+    return drawing(figure)
 
 
 def differences(found: Mapping[str, tuple[float, float, float]], label: str) -> str:
@@ -147,7 +132,7 @@ def differences(found: Mapping[str, tuple[float, float, float]], label: str) -> 
         found: metric -> (difference, low end, high end).
         label: of the horizontal axis.
     """
-    figure, axes = _figure(0.26 * len(found) + 0.8)
+    figure, axes = new_figure(0.26 * len(found) + 0.8)
     axis = axes[0][0]
     for place, (middle, low, high) in enumerate(found.values()):
         colour = COLOURS[0] if low > 0 or high < 0 else "#888888"
@@ -156,7 +141,7 @@ def differences(found: Mapping[str, tuple[float, float, float]], label: str) -> 
     axis.axvline(0, color="#888888", linewidth=0.8)
     axis.set_yticks([-place for place in range(len(found))], list(found))
     axis.set_xlabel(label)
-    return _svg(figure)
+    return drawing(figure)
 
 
 def acceptance(stages: Sequence[tuple[str, int]], reasons: Sequence[tuple[str, int]]) -> str:
@@ -166,7 +151,7 @@ def acceptance(stages: Sequence[tuple[str, int]], reasons: Sequence[tuple[str, i
         stages: name and units that passed, in order.
         reasons: name and units, the most frequent first.
     """
-    figure, axes = _figure(0.3 * max(len(stages), len(reasons)) + 1.0, 2)
+    figure, axes = new_figure(0.3 * max(len(stages), len(reasons)) + 1.0, 2)
     for axis, rows, label, colour in zip(axes[0], (stages, reasons), ("units passed", "units rejected"),
                                          (COLOURS[2], COLOURS[5]), strict=True):  # fmt: skip
         places = np.arange(len(rows))[::-1]
@@ -175,7 +160,7 @@ def acceptance(stages: Sequence[tuple[str, int]], reasons: Sequence[tuple[str, i
         axis.set_xlabel(label)
         for place, (_, number) in zip(places, rows, strict=True):
             axis.text(number, place, f" {number:,}", va="center", fontsize=8)
-    return _svg(figure)
+    return drawing(figure)
 
 
 def expert_load(share: Mapping[int, np.ndarray]) -> str:
@@ -184,7 +169,7 @@ def expert_load(share: Mapping[int, np.ndarray]) -> str:
     Args:
         share: layer -> float64 (experts, windows), shares of the layer's choices.
     """
-    figure, axes = _figure(2.4, len(share))
+    figure, axes = new_figure(2.4, len(share))
     image = None
     for axis, (layer, values) in zip(axes[0], share.items(), strict=True):
         even = 1 / len(values)
@@ -194,4 +179,4 @@ def expert_load(share: Mapping[int, np.ndarray]) -> str:
         axis.set_xticks([])
     axes[0][0].set_ylabel("expert")
     figure.colorbar(image, ax=axes[0].tolist(), label="load / even load")
-    return _svg(figure)
+    return drawing(figure)

@@ -225,7 +225,7 @@ def _read(file: Path, columns: Sequence[str] | None = None) -> Any:
     with pq.ParquetFile(file) as parquet:
         for batch in parquet.iter_batches(BATCH_ROWS, columns=columns):
             table = pa.Table.from_batches([batch])
-            yield table if columns else _published(conform(table))
+            yield table if columns else _published(conform(table, file=file))
 
 
 def _published(table: pa.Table) -> pa.Table:

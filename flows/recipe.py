@@ -5,6 +5,7 @@ ends with tokens; the other kinds belong to one folder (`RECIPE_KINDS`). Token a
 `flows/plan.py`.
 """
 
+import re
 from collections.abc import Mapping
 from typing import Literal
 
@@ -18,6 +19,7 @@ from filters.perplexity import PerplexitySettings
 from filters.pii import PiiSettings
 from filters.quality import QualitySettings
 from filters.safety import SafetySettings
+from flows.pairing_recipe import PairingSettings
 from flows.publish import PublishSettings
 from mixtures.design import DesignSettings
 from mixtures.fitting import FitSettings
@@ -53,6 +55,18 @@ class ItemSettings(Section):
     files: list[str] = Field(default_factory=list)
 
 
+class LargerScale(Section):
+    """Some of the swarm's mixtures trained at a larger scale too, for laws across scales.
+
+    Attributes:
+        proxies: how many: the first of the swarm, the prior included.
+        proxy: the model trained on each.
+    """
+
+    proxies: int = Field(ge=2)
+    proxy: TrainRecipe
+
+
 class AblateSettings(Section):
     """The search for a mixture: a swarm of proxies, laws, a proposal and its confirmation.
 
@@ -60,21 +74,46 @@ class AblateSettings(Section):
         proxies: how many mixtures are drawn; the prior is one of them.
         design: how they are drawn.
         proxy: the small model trained on each.
+        larger: further scales by name; the confirmation is made at the largest of all.
+        anchor_seeds: further seeds of the prior at every scale: what differs between them is noise.
+        simulate_epochs: let a proxy repeat each domain as often as the final run would, on a part of its documents.
         fit: which laws are tried and how one is chosen.
         propose: what is minimised, under which caps.
         targets: base domains whose held-out losses make the target (equal shares); all when empty.
-        confirm_seeds: runs of prior and proposal each, with as many seeds.
+        against: what the proposal is compared with, beside the prior.
+        confirm_seeds: fresh seeds of each mixture that is compared.
         unproven: what to train on when the confirmation is inconclusive.
+        executor: where proxies are trained; no part of a result. That of the recipe when not given.
     """
 
     proxies: int = Field(default=16, ge=4)
     design: DesignSettings = DesignSettings()
     proxy: TrainRecipe
+    larger: dict[str, LargerScale] = Field(default_factory=dict)
+    anchor_seeds: int = Field(default=2, ge=0)
+    simulate_epochs: bool = False
     fit: FitSettings = FitSettings()
     propose: ProposeSettings = ProposeSettings()
     targets: list[str] = Field(default_factory=list)
+    against: tuple[Literal["uniform", "unimax"], ...] = ("uniform", "unimax")
     confirm_seeds: int = Field(default=3, ge=2)
     unproven: Literal["prior", "proposal"] = "prior"
+    executor: ExecutorSettings | None = Field(default=None, exclude=True)
+
+    @property
+    def confirm_proxy(self) -> TrainRecipe:
+        """The model of the confirmation: that with the most FLOPs."""
+        every = [self.proxy, *(scale.proxy for _, scale in sorted(self.larger.items()))]
+        return max(every, key=lambda proxy: proxy.training_flops)
+
+    @model_validator(mode="after")
+    def _scales_hold(self) -> "AblateSettings":
+        for name, scale in self.larger.items():
+            if not re.fullmatch(r"[a-z0-9][a-z0-9_]*", name):
+                raise ValueError(f"larger: {name!r}: expected small letters, digits and underscores, such as 60m")
+            if scale.proxies > self.proxies:
+                raise ValueError(f"larger.{name}.proxies: {scale.proxies} of a swarm of {self.proxies} mixtures")
+        return self
 
 
 class EffectSettings(Section):
@@ -84,6 +123,8 @@ class EffectSettings(Section):
         domains: the synthetic ones; that of `synth` when empty.
         share: of the tokens in the arm with them; their share of all tokens when null.
         seeds: pairs of proxies.
+        primary: the metric that decides, named before anything is trained; the verdicts of all others are corrected
+            for their number.
         proxy: the model; that of `ablate` when null.
         evaluate: what each proxy is asked.
     """
@@ -91,12 +132,13 @@ class EffectSettings(Section):
     domains: tuple[str, ...] = ()
     share: float | None = Field(default=None, gt=0, lt=1)
     seeds: int = Field(default=3, ge=2)
+    primary: str = Field(default="bits_per_byte/all", pattern=r"^(bits_per_byte|accuracy|gold_probability)/.+$")
     proxy: TrainRecipe | None = None
     evaluate: EvaluateSettings = EvaluateSettings()
 
 
-class BuildRecipe(Section):
-    """What a recipe says about the way from raw text to clean documents, whatever comes after.
+class FlowRecipe(Section):
+    """What every recipe says that `loam run` performs.
 
     Attributes:
         root: where the relative paths of sources and items start, itself relative to the current directory.
@@ -106,6 +148,12 @@ class BuildRecipe(Section):
     name: str = Field(pattern=r"[a-z0-9][a-z0-9._-]*")
     about: str = ""
     root: str = "."
+    executor: ExecutorSettings | None = Field(default=None, exclude=True)
+
+
+class BuildRecipe(FlowRecipe):
+    """What a recipe says about the way from raw text to clean documents, whatever comes after."""
+
     sources: dict[str, SourceSettings] = Field(min_length=1)
     extract: ExtractSettings = ExtractSettings()
     language: dict[str, LanguageSettings] = Field(default_factory=lambda: {"*": LanguageSettings()})
@@ -118,7 +166,6 @@ class BuildRecipe(Section):
     encode: EncodeSettings = EncodeSettings()
     perplexity: PerplexitySettings = PerplexitySettings()
     buckets: BucketSettings = BucketSettings()
-    executor: ExecutorSettings | None = Field(default=None, exclude=True)
 
     @property
     def domains(self) -> list[str]:
@@ -156,6 +203,7 @@ class RunRecipe(BuildRecipe):
     language_model: TrainRecipe
     synth: SynthSettings
     effect: EffectSettings | None = None
+    pairing: PairingSettings | None = None
     ablate: AblateSettings
     train: TrainRecipe
     evaluate: EvaluateSettings = EvaluateSettings()

@@ -12,7 +12,7 @@ import typer
 
 from flows.kinds import RECIPE_KINDS
 from flows.recipe_keys import table, tree
-from mixtures.mixture import Domains, Mixture
+from mixtures.mixture import Domains
 from pipelines.recipe import ROOT
 
 PAGES = ROOT / "docs" / "reference"
@@ -23,7 +23,7 @@ RULES = (
     "rejects what people wrote is in [synthesis.md](../synthesis.md)."
 )
 INTRO = "What each kind of recipe may say. How recipes work is in [recipes.md](../recipes.md)."
-TABLES = {"domains.yaml": Domains, "mixture.yaml": Mixture}
+TABLES = {"domains.yaml": Domains}
 
 
 def main() -> None:

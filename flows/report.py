@@ -6,21 +6,21 @@ in it is in `loam show --json` too.
 
 import html
 import json
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import polars as pl
 
-from flows import plots
-from flows.recipe import RunRecipe
+from flows import ablate_report, plots
+from flows.kinds import load_build
+from flows.report_html import section, table
 from flows.runner import RECIPE
 from flows.show import manifests_of
 from pipelines.files import write_atomically
 from pipelines.manifest import Manifest
 from pipelines.quantities import human
-from pipelines.recipe import load_recipe
 
 Manifests = Mapping[str, Manifest]
 FUNNEL = ("ingest", "filter", "dedup_exact", "dedup_near", "quality", "decontaminate", "bucketed")
@@ -42,11 +42,12 @@ def write_report(folder: Path, target: Path) -> None:
     """
     manifests = manifests_of(folder)
     sections: list[Callable[[Path, Manifests], str]] = [
-        _verdict, _funnel, _reasons, _perplexity, _effect, _mixture, _law, _curves, _experts, _evaluation, _synthesis,
+        ablate_report.verdict, _funnel, _reasons, _perplexity, _effect, ablate_report.confirmation,
+        ablate_report.mixtures, ablate_report.law, ablate_report.cost, _curves, _experts, _evaluation, _synthesis,
         _lineage,
     ]  # fmt: skip
-    body = "\n".join(section(folder, manifests) for section in sections)
-    recipe = load_recipe(str(folder / RECIPE), RunRecipe)
+    body = "\n".join(draw(folder, manifests) for draw in sections)
+    recipe = load_build(str(folder / RECIPE))
     name, about = html.escape(recipe.name), html.escape(recipe.about)
     page = f"""<!doctype html>
 <html lang="en"><head><meta charset="utf-8"><title>Loam: {name}</title><style>{STYLE}</style></head>
@@ -55,40 +56,6 @@ def write_report(folder: Path, target: Path) -> None:
 </body></html>
 """
     write_atomically(target, page.encode())
-
-
-def table(head: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
-    """An HTML table; numbers are written the way people read them."""
-    cells = "".join(f"<th>{html.escape(name)}</th>" for name in head)
-    lines = "".join("<tr>" + "".join(_cell(value) for value in row) + "</tr>" for row in rows)
-    return f"<table><tr>{cells}</tr>{lines}</table>"
-
-
-def _cell(value: object) -> str:
-    if isinstance(value, (int, float)) and not isinstance(value, bool):
-        return f"<td>{value:.4g}</td>" if isinstance(value, float) else f"<td>{value:,}</td>"
-    return f'<td class="text">{"&ndash;" if value is None else html.escape(str(value))}</td>'
-
-
-def _section(title: str, *parts: str) -> str:
-    return f"<h2>{html.escape(title)}</h2>\n" + "\n".join(parts)
-
-
-def _verdict(folder: Path, manifests: Manifests) -> str:
-    if "mixture" not in manifests:
-        return ""
-    found = manifests["mixture"].metrics
-    if found["basis"] == "prior":
-        return (
-            '<p class="verdict"><b>The prior stands.</b> No law learned enough from the swarm to propose another '
-            "mixture; the model was trained on the prior.</p>"
-        )
-    low, high = found["interval"]
-    return (
-        f'<p class="verdict"><b>Proposal against prior: {found["verdict"]}.</b> Its target loss differs '
-        f"from the prior's by {found['difference']:+.4f} nats per token (95% interval {low:+.4f} to {high:+.4f}, "
-        f"{len(found['losses']['prior'])} seeds each). The model was trained on the <b>{found['chosen']}</b>.</p>"
-    )
 
 
 def _funnel(folder: Path, manifests: Manifests) -> str:
@@ -107,7 +74,7 @@ def _funnel(folder: Path, manifests: Manifests) -> str:
     parts = [drawing, table(("step", "in", "kept", "dropped", "rejected"), rows)]
     if tokens:
         parts += ["<h3>Tokens</h3>", table(("domain", "documents", "tokens", "bytes"), _token_rows(tokens))]
-    return _section("From raw records to documents", *parts)
+    return section("From raw records to documents", *parts)
 
 
 def _token_rows(domains: Mapping[str, Any]) -> list[tuple]:
@@ -132,7 +99,7 @@ def _reasons(folder: Path, manifests: Manifests) -> str:
             reasons = getattr(manifest.counts, kind, {})
             ranked = sorted(reasons.items(), key=lambda item: (-item[1], item[0]))
             rows += [(name, f"{kind}: {reason}", number) for reason, number in ranked]
-    return _section("Why documents went", table(("step", "reason", "documents"), rows)) if rows else ""
+    return section("Why documents went", table(("step", "reason", "documents"), rows)) if rows else ""
 
 
 def _perplexity(folder: Path, manifests: Manifests) -> str:
@@ -152,7 +119,7 @@ def _perplexity(folder: Path, manifests: Manifests) -> str:
             values[name] = (rows["sum_nll_nats"] / rows[per]).to_numpy()
             cuts[name] = [cut for cut in (group["high_at_most"], group["mid_at_most"]) if cut is not None]
     note = f'<p class="note">{html.escape(cutoffs["convention"])}</p>'
-    return _section("Perplexity", plots.histograms(values, cuts, cutoffs["measure"].replace("_", " ")), note)
+    return section("Perplexity", plots.histograms(values, cuts, cutoffs["measure"].replace("_", " ")), note)
 
 
 def _effect(folder: Path, manifests: Manifests) -> str:
@@ -164,40 +131,15 @@ def _effect(folder: Path, manifests: Manifests) -> str:
         drawn = {name.partition("/")[2]: (one["difference"], *one["interval95"])
                  for name, one in found.items() if name.startswith(f"{family}/")}  # fmt: skip
         parts += [plots.differences(drawn, label)] if drawn else []
-    head = ("metric", "without", "with", "difference", "95% from", "to", "verdict")
-    rows = [(name, one["without"], one["with"], one["difference"], *one["interval95"], one["verdict"])
-            for name, one in found.items()]  # fmt: skip
-    note = '<p class="note">Proxies with and without the synthetic domains at equal tokens, paired by seed.</p>'
-    return _section("What synthetic data do", note, *parts, table(head, rows))
-
-
-def _mixture(folder: Path, manifests: Manifests) -> str:
-    if "law" not in manifests:
-        return ""
-    ratios = pl.read_csv(folder / "swarm" / "ratios.csv")
-    domains = [name for name in ratios.columns if name != "id"]
-    proposal = json.loads((folder / "law" / "proposal.json").read_text())
-    weights = {"prior": [proposal["prior"][d] for d in domains], "proposal": [proposal["weights"][d] for d in domains]}
-    drawing = plots.mixtures(domains, weights, ratios.select(domains).to_numpy())
-    rows = [(d, proposal["prior"][d], proposal["weights"][d], proposal["epochs"].get(d)) for d in domains]
-    why = f"<p>{html.escape(proposal['reason'])}</p>"
-    return _section("Mixtures", why, drawing, table(("domain", "prior", "proposal", "epochs of the proposal"), rows))
-
-
-def _law(folder: Path, manifests: Manifests) -> str:
-    if "law" not in manifests:
-        return ""
-    held_out = pl.read_csv(folder / "law" / "fit" / "held_out.csv")
-    measured = pl.read_csv(folder / "law" / "fit" / "metrics.csv")
-    names = [name for name in measured.columns if name != measured.columns[0]]
-    drawing = plots.predicted_against_measured(
-        names, held_out.select(names).to_numpy(), measured.select(names).to_numpy()
+    head = ("metric", "without", "with", "difference", "95% from", "to", "p", "corrected", "verdict")
+    rows = [(name, one["without"], one["with"], one["difference"], *one["interval95"], one["p_value"],
+             one["p_corrected"], one["verdict"]) for name, one in found.items()]  # fmt: skip
+    primary = next(name for name, one in found.items() if one["primary"])
+    note = (
+        '<p class="note">Proxies with and without the synthetic domains at equal tokens, paired by seed. '
+        f"{html.escape(primary)} was named before; the other verdicts are corrected for their number (Holm).</p>"
     )
-    fit = manifests["law"].metrics["fit"]
-    keys = [key for key, value in fit["laws"][0].items() if isinstance(value, (int, float, str))]
-    rows = [[law[key] for key in keys] for law in fit["laws"]]
-    note = '<p class="note">Every point is predicted by a law that was fitted without that run.</p>'
-    return _section(f"Predicted and measured losses (law: {fit['chosen']})", drawing, note, table(keys, rows))
+    return section("What synthetic data do", note, *parts, table(head, rows))
 
 
 def _training_lines(step: Path) -> tuple[list[dict], dict]:
@@ -228,7 +170,7 @@ def _curves(folder: Path, manifests: Manifests) -> str:
         marks = np.cumsum([stage["tokens"] for stage in stages])[:-1].tolist()
         sizes = f"{human(summary['parameters'])} parameters, {human(summary['active_parameters'])} active"
         parts += [f"<h3>{name}: {sizes}</h3>", plots.curves(drawn, marks, "nats per token")]
-    return _section("Training", *parts) if parts else ""
+    return section("Training", *parts) if parts else ""
 
 
 def _experts(folder: Path, manifests: Manifests) -> str:
@@ -246,7 +188,7 @@ def _experts(folder: Path, manifests: Manifests) -> str:
     last = {layer: share[:, -1] * len(share) for layer, share in layers.items()}
     rows = [(f"layer {layer}", float(s.min()), float(s.max()), float(s.std())) for layer, s in last.items()]
     head = ("at the end, load over even load", "least", "most", "coefficient of variation")
-    return _section("Expert load", plots.expert_load(layers), table(head, rows))
+    return section("Expert load", plots.expert_load(layers), table(head, rows))
 
 
 def _evaluation(folder: Path, manifests: Manifests) -> str:
@@ -257,7 +199,7 @@ def _evaluation(folder: Path, manifests: Manifests) -> str:
     by_items = [
         (name, r["items"], r.get("acc"), r.get("acc_norm"), r.get("chance")) for name, r in found["benchmarks"].items()
     ]
-    return _section(
+    return section(
         "Evaluation",
         table(("held-out domain", "bits per byte", "documents"), by_domain),
         "<br>",
@@ -275,10 +217,10 @@ def _synthesis(folder: Path, manifests: Manifests) -> str:
     note = (
         '<p class="note">A model of this size rarely follows an instruction; what verification rejects is not used.</p>'
     )
-    return _section("Synthesis", table(("outcome", "documents"), rows), note)
+    return section("Synthesis", table(("outcome", "documents"), rows), note)
 
 
 def _lineage(folder: Path, manifests: Manifests) -> str:
     rows = [(name, m.id[:12], ", ".join(k for k in m.parents if "/" not in k and ":" not in k) or "outside files",
-             len(m.outputs)) for name, m in manifests.items()]  # fmt: skip
-    return _section("Lineage", table(("step", "id", "after", "files"), rows))
+             len(m.outputs)) for name, m in manifests.items() if name != "report"]  # fmt: skip
+    return section("Lineage", table(("step", "id", "after", "files"), rows))

@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from flows.recipe import BuildRecipe
+from flows.recipe import FlowRecipe
 from flows.steps.step import Place, Step
 from pipelines.errors import DataError, RecipeError
 from pipelines.executors import current_executor, executor_is
@@ -41,12 +41,12 @@ class RunSummary:
         return all(p.how == "skipped" for p in self.performed.values())
 
 
-def fingerprint(recipe: BuildRecipe) -> str:
+def fingerprint(recipe: FlowRecipe) -> str:
     """Twelve hex digits of the resolved recipe's hash."""
     return digest_of(recipe.model_dump(mode="json"))[:12]
 
 
-def run_folder(recipe: BuildRecipe, runs: Path) -> Path:
+def run_folder(recipe: FlowRecipe, runs: Path) -> Path:
     """Where a recipe's run lies."""
     return runs / f"{recipe.name}@{fingerprint(recipe)}"
 
@@ -85,7 +85,7 @@ def perform_step(step: Step, place: Place) -> Performed:
 
 
 def execute(
-    recipe: BuildRecipe,
+    recipe: FlowRecipe,
     steps: Sequence[Step],
     runs: Path,
     workers: int = DEFAULT_WORKERS,

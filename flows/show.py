@@ -6,6 +6,7 @@ Wall times come from the run's journal and are kept apart under `timing`: everyt
 from pathlib import Path
 from typing import Any
 
+from flows.ablate_show import verdict_lines
 from flows.runner import JOURNAL, RECIPE
 from flows.verb import in_a_row
 from pipelines.errors import DataError
@@ -102,12 +103,8 @@ def _reasons(summary: dict[str, Any]) -> list[str]:
 def _results(summary: dict[str, Any]) -> list[str]:
     steps = summary["steps"]
     lines = []
-    if (verdict := steps.get("mixture", {}).get("metrics", {})) and "verdict" in verdict:
-        low, high = verdict["interval"]
-        if verdict["basis"] == "prior":
-            lines.append("no law learned enough to propose another mixture: the proposal is the prior")
-        lines.append(f"proposal against prior: {verdict['verdict']}, {verdict['difference']:+.4f} nats/token, "
-                     f"95% interval [{low:+.4f}, {high:+.4f}]; trained on the {verdict['chosen']}")  # fmt: skip
+    if "comparisons" in (found := steps.get("mixture", {}).get("metrics", {})):
+        lines += verdict_lines(found)
     if licences := steps.get("filter", {}).get("metrics", {}).get("licences"):
         lines.append(f"licences: {in_a_row(licences)}")
     if export := steps.get("export", {}).get("metrics"):

@@ -2,13 +2,19 @@
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from pipelines.errors import DataError
 from pipelines.recipe import Section
-from pipelines.shards import Blend
+from pipelines.shards import Blend, ShardSet
 from pipelines.store import Outcome
 from trainer.evaluate import EvaluateSettings
 from trainer.recipe import TrainRecipe
+
+if TYPE_CHECKING:
+    from mixtures.mixture import Mixture
+
+CAP_TOLERANCE = 1.01  # whole batches round a share up
 
 
 class NoSettings(Section):
@@ -21,10 +27,15 @@ def train_on(recipe: TrainRecipe, data: Path, mixture: Path | None, tokenizer: P
     Args:
         recipe: what to train.
         data: folder with `train/` and `validation/` shards, or with shards.
-        mixture: weights by shard name; in proportion to tokens when None.
+        mixture: weights by domain, or a schedule of stages; in proportion to tokens when None.
         tokenizer: tokenizer folder, when the recipe does not state the size of the vocabulary.
         work: folder to fill.
+
+    Raises:
+        DataError: the domains of the mixture are not those of the shards, or it would read one beyond its cap.
     """
+    from flows.commands.runs import kind_of
+    from flows.scheduled_training import train_scheduled
     from mixtures.mixture import Mixture
     from pipelines.indexed import load_shards
     from trainer.loop import train
@@ -33,10 +44,45 @@ def train_on(recipe: TrainRecipe, data: Path, mixture: Path | None, tokenizer: P
     shards = load_shards(data / "train" if (data / "train").is_dir() else data)
     if not shards.shards:
         raise DataError(f"no shard (.bin and .idx) in {data}; `loam tokenize` writes them")
-    weights = Mixture.read(mixture).weights if mixture else {s.name: s.tokens / shards.tokens for s in shards.shards}
     validation = load_shards(data / "validation") if (data / "validation").is_dir() else None
     sized = with_vocabulary(recipe, tokenizer) if tokenizer else recipe
-    return train(sized, Blend.of(weights, shards), work, validation)
+    if mixture is None:
+        return train(
+            sized, Blend.of({s.name: s.tokens / shards.tokens for s in shards.shards}, shards), work, validation
+        )
+    if kind_of(str(mixture)) == "schedule":
+        return train_scheduled(sized, mixture, shards, validation, work)
+    found = Mixture.read(mixture)
+    check_mixture(found, shards, recipe.tokens)
+    outcome = train(sized, Blend.of(found.weights, shards), work, validation)
+    return Outcome(outcome.counts, {**outcome.metrics, "mixture": found.fingerprint})
+
+
+def check_mixture(mixture: "Mixture", shards: ShardSet, tokens: int) -> None:
+    """Compare a mixture with the shards that it is to be read from, by name, and its epochs with its caps.
+
+    Args:
+        mixture: what to train on.
+        shards: what there is.
+        tokens: of the run.
+
+    Raises:
+        DataError: a domain has no shard, a shard no weight (0 is one), or a domain would be read beyond its cap.
+    """
+    from flows.steps.mixing import domain_tokens
+    from mixtures.bounds import caps_by_name
+    from mixtures.mixture import Domains, check_same_names
+
+    held = domain_tokens(shards)
+    check_same_names(f"mixture {mixture.name!r} ({mixture.fingerprint})", mixture.weights, "the shards", tuple(held))
+    caps = caps_by_name(mixture.epoch_cap, tuple(held))
+    epochs = mixture.epochs(Domains.of(held), tokens)
+    worst = max(caps, key=lambda name: epochs[name] / caps[name], default=None)
+    if worst is not None and epochs[worst] > caps[worst] * CAP_TOLERANCE:
+        raise DataError(
+            f"mixture {mixture.name!r} would read {worst} {epochs[worst]:.2f} times in {tokens} tokens, its cap is "
+            f"{caps[worst]:g}: it was made for {mixture.tokens or 'another number of'} tokens; search again with yours"
+        )
 
 
 def checkpoint_of(source: Path) -> tuple[Path, Path | None]:
@@ -65,10 +111,27 @@ def hf_folder_of(source: Path) -> Path:
 
 
 def evaluate_files(
-    model: Path, work: Path, settings: EvaluateSettings, documents: Sequence[Path], items: Sequence[Path]
+    model: Path,
+    work: Path,
+    settings: EvaluateSettings,
+    documents: Sequence[Path],
+    items: Sequence[Path],
+    text: str | None = None,
 ) -> Outcome:
-    """Evaluate a Hugging Face folder on document files (one domain, `documents`) and item files."""
+    """Evaluate a Hugging Face folder on document files (one domain, `documents`) and item files.
+
+    Args:
+        model: folder.
+        work: folder to fill.
+        settings: how much is measured.
+        documents: files.
+        items: files.
+        text: template of the documents' text; `{text}` when not given.
+    """
     from pipelines.inputs import as_documents
+    from pipelines.textless import refuse_textless
     from trainer.evaluate import evaluate
 
-    return evaluate(model, work, settings, {"documents": as_documents(documents, work)} if documents else {}, items)
+    read = as_documents(documents, work, text=text)
+    refuse_textless(read, documents, work, text)
+    return evaluate(model, work, settings, {"documents": read} if documents else {}, items)

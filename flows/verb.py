@@ -7,6 +7,7 @@ import os
 import textwrap
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextvars import ContextVar
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -80,8 +81,9 @@ def _on_executor(verb: Callable[..., None]) -> Callable[..., None]:
 
 def offer_texts(app: typer.Typer) -> None:
     """Give every verb on documents `--text`: what the text of a record is."""
+    reads = {run_on_documents.__name__, given_text.__name__}
     for command in app.registered_commands:
-        if command.callback is not None and run_on_documents.__name__ in command.callback.__code__.co_names:
+        if command.callback is not None and not reads.isdisjoint(command.callback.__code__.co_names):
             command.callback = _on_text(command.callback)
     for group in app.registered_groups:
         if group.typer_instance is not None:
@@ -91,15 +93,29 @@ def offer_texts(app: typer.Typer) -> None:
 def _on_text(verb: Callable[..., None]) -> Callable[..., None]:
     @functools.wraps(verb)
     def run(*arguments: Any, text: str | None = None, **options: Any) -> None:
-        if text is not None and not PLACE.search(text):
-            raise RecipeError(f"--text {text!r} names no field; expected a template such as '{{question}} {{answer}}'")
-        token = _text.set(text and text.replace("\\n", "\n"))  # no shell's quotes make a line end of it
+        token = _text.set(template_of("--text", text))
         try:
             verb(*arguments, **options)
         finally:
             _text.reset(token)
 
     return _with_option(run, verb, "text", Text)
+
+
+def template_of(option: str, text: str | None) -> str | None:
+    """What an option says that a text is.
+
+    Raises:
+        RecipeError: it names no field.
+    """
+    if text is not None and not PLACE.search(text):
+        raise RecipeError(f"{option} {text!r} names no field; expected a template such as '{{question}} {{answer}}'")
+    return text and text.replace("\\n", "\n")  # no shell's quotes make a line end of it
+
+
+def given_text() -> str | None:
+    """The template of `--text`, for a verb whose documents are not its INPUT."""
+    return _text.get()
 
 
 def _with_option(run: Callable[..., None], verb: Callable[..., None], name: str, kind: Any) -> Callable[..., None]:
@@ -166,15 +182,16 @@ def run_on_documents(
         as_json: print JSON.
         more_parents: digests of other inputs.
     """
-    from pipelines.inputs import as_documents, holds_documents
+    from pipelines.inputs import as_documents, holds_documents, left_out
     from pipelines.textless import refuse_textless
 
     files, text = wanted_of(inputs, holds_documents), _text.get()
 
     def on_documents(work: Path) -> Outcome:
         documents = as_documents(files, work, text=text)
-        refuse_textless(documents, files, work, text or "{text}")
-        return action(documents, work)
+        refuse_textless(documents, files, work, text)
+        outcome, lost = action(documents, work), left_out(work)
+        return replace(outcome, metrics={**outcome.metrics, "metadata_left_out": lost}) if lost else outcome
 
     told = {"text": text} if text else {}
     return run_verb(name, out, settings, files, on_documents, as_json, {**(more_parents or {}), **told})
@@ -200,9 +217,12 @@ def describe(manifest: Manifest, out: Path, how: str) -> str:
         lines += [f"  rejected {number:>8}  {reason}" for reason, number in _largest_first(counts.rejected)]
     for key, value in manifest.metrics.items():
         lines += _told(key, value)
-    if manifest.counts is not None and manifest.counts.rejected.get("budget") and manifest.metrics.get("answers") == 0:
-        lines.append("  nothing was asked: a request needs its prompt and the ceiling of its answer (max_tokens of its "
-                     "prompt file, or sampling.max_tokens), and the budget is less")  # fmt: skip
+    if isinstance(unmet := manifest.metrics.get("budget"), Mapping):
+        units = [unit for unit in ("tokens", "usd") if f"needed_{unit}" in unmet]
+        needed, left = (" and ".join(f"{_short(unmet[f'{what}_{unit}'])} {unit}" for unit in units)
+                        for what in ("needed", "left"))  # fmt: skip
+        lines.append(f"  the next request may take {needed} (its prompt, and the ceiling of its answer: max_tokens of "
+                     f"its prompt file, or sampling.max_tokens); of the budget {left} are left")  # fmt: skip
     return "\n".join(lines)
 
 

@@ -10,17 +10,21 @@ import fnmatch
 import hashlib
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from mixtures.intervals import Intervals, sound_runs
 from mixtures.law_base import FittedLaw
-from mixtures.laws import FAMILIES, law_from_json
-from mixtures.scores import gain, half_width, score
+from mixtures.laws import BASELINE, FAMILIES, law_from_json
+from mixtures.repetition import RepeatedLaw, Repetition
+from mixtures.scores import beats_mean, score
 from mixtures.tables import Metrics, Ratios, write_table
-from mixtures.validation import FitSettings, LawScore, held_out_means, validate
+from mixtures.threads import single_threaded
+from mixtures.validation import FitSettings, LawScore, held_out_means, left_out, left_out_share, seen_weights, validate
 from pipelines.errors import DataError
 from pipelines.files import write_atomically
 
@@ -37,22 +41,22 @@ class Prediction:
     Attributes:
         ids, names: of rows and metrics.
         values_PM: predictions, in the units of the metrics.
-        half_M: level -> half width of the interval of each metric.
+        half_PM: level -> half width of the interval of each mixture and metric.
     """
 
     ids: tuple[str, ...]
     names: tuple[str, ...]
     values_PM: np.ndarray
-    half_M: Mapping[float, np.ndarray]
+    half_PM: Mapping[float, np.ndarray]
 
     def write(self, path: Path) -> None:
         """Write `id`, each metric, and its bounds `_lo80`, `_hi80`, `_lo95`, `_hi95`."""
         names, columns = list(self.names), list(self.values_PM.T)
         for place, name in enumerate(self.names):
-            for level, half_M in self.half_M.items():
+            for level, half_PM in self.half_PM.items():
                 percent = round(100 * level)
                 names += [f"{name}_lo{percent}", f"{name}_hi{percent}"]
-                columns += [self.values_PM[:, place] - half_M[place], self.values_PM[:, place] + half_M[place]]
+                columns += [self.values_PM[:, place] - half_PM[:, place], self.values_PM[:, place] + half_PM[:, place]]
         write_table(path, self.ids, names, np.stack(columns, axis=1))
 
 
@@ -83,16 +87,68 @@ class Fit:
         """The domains that the law knows, sorted."""
         return self.ratios.domains
 
+    @single_threaded
     def predict(self, ratios: Ratios) -> Prediction:
         """Predict every metric of new mixtures, matched by domain name.
 
         Raises:
             DataError: the domains are not those of the fit.
         """
-        values_PM = self.law.predict(ratios.ordered(self.domains).weights_PD)
-        residual_PM = self.metrics.values_PM - self.held_out_PM
-        half_M = {level: np.array([half_width(column, level) for column in residual_PM.T]) for level in LEVELS}
-        return Prediction(ratios.ids, self.metrics.names, values_PM, half_M)
+        weights_PD = ratios.ordered(self.domains).weights_PD
+        each_M = np.eye(len(self.metrics.names))
+        half_PM = {
+            level: np.stack([self.half_widths(weights_PD, one_M, level) for one_M in each_M], axis=1)
+            for level in LEVELS
+        }
+        return Prediction(ratios.ids, self.metrics.names, self.law.predict(weights_PD), half_PM)
+
+    def half_widths(self, weights_PD: np.ndarray, coefficient_M: np.ndarray, level: float) -> np.ndarray:
+        """Half widths (P,) of the intervals of an objective, such as `target` gives.
+
+        Args:
+            weights_PD: mixtures, domains in the order of the fit.
+            coefficient_M: weight of each metric.
+            level: how many new runs the interval should cover, 0.8 for 80%.
+        """
+        return self.intervals(coefficient_M).half(weights_PD, level)[:, 0]
+
+    def intervals(self, coefficient_M: np.ndarray) -> Intervals:
+        """Intervals of an objective, for many calls with the same one."""
+        # fits to fewer runs err more: at a rate between that of noise, which stays, and n^-1/2
+        fewer = (1 - left_out_share(len(self.ratios.ids), self.settings)) ** (1 / 3)
+        residual_PM = fewer * (self.metrics.values_PM - self.held_out_PM)
+        return Intervals(self.ratios.weights_PD, (residual_PM @ coefficient_M)[:, None], self._sound_P)
+
+    @cached_property
+    def _sound_P(self) -> np.ndarray:
+        return sound_runs(self.ratios.weights_PD, self.metrics.values_PM - self.held_out_PM)
+
+    def contrast_widths(self, weights_PD: np.ndarray, coefficient_M: np.ndarray, level: float) -> np.ndarray:
+        """The same without errors that all mixtures share, which cancel when mixtures are compared."""
+        return self.half_widths(weights_PD, coefficient_M, level)
+
+    @single_threaded
+    def refit(self, counts_RP: np.ndarray) -> tuple[FittedLaw, ...]:
+        """The chosen law fitted anew to resampled swarms, a law of all metrics for each resample.
+
+        Args:
+            counts_RP: how often each run counts in each resample; 0 leaves it out.
+        """
+        resamples, count = len(counts_RP), len(self.metrics.names)
+        values_BP = np.tile(self.metrics.values_PM.T, (resamples, 1))
+        counts_BP = np.repeat(np.asarray(counts_RP, float), count, axis=0)
+        inner = self.law.law if isinstance(self.law, RepeatedLaw) else self.law
+        started = inner.take(list(range(count)) * resamples)
+        weights_PD = seen_weights(self.ratios, self.settings)
+        law = FAMILIES[self.chosen].refit(started, weights_PD, values_BP, counts_BP, self.penalty)
+        laws = (law.take(range(turn * count, (turn + 1) * count)) for turn in range(resamples))
+        return tuple(RepeatedLaw(each, self.law.discount) if isinstance(self.law, RepeatedLaw) else each
+                     for each in laws)  # fmt: skip
+
+    def at_horizon(self, repetition: Repetition) -> "Fit":
+        """The same fit for runs that repeat their data differently, such as a final run with a longer horizon."""
+        inner = self.law.law if isinstance(self.law, RepeatedLaw) else self.law
+        return replace(self, law=RepeatedLaw(inner, repetition.discount(self.domains)))
 
     def target(self, target: str = MEAN, weights: Mapping[str, float] | None = None) -> np.ndarray:
         """Coefficients (M,) of an objective: one metric, the mean, a glob's mean, or a weighted mean; they sum to 1.
@@ -117,11 +173,10 @@ class Fit:
         return np.array(hits, float) / sum(hits)
 
     def learned(self, coefficient_M: np.ndarray) -> bool:
-        """Whether held-out predictions of this objective beat the mean of the runs by more than a standard error."""
+        """Whether held-out predictions of this objective clearly beat the mean of the runs."""
         mean_PM = held_out_means(self.ratios, self.metrics, self.settings)
         sides = (self.held_out_PM, mean_PM, self.metrics.values_PM)
-        saved, error = gain(*((side @ coefficient_M)[:, None] for side in sides))
-        return self.chosen != "constant" and saved > error
+        return self.chosen != BASELINE and beats_mean(*((side @ coefficient_M)[:, None] for side in sides))
 
     def report(self) -> dict[str, Any]:
         """Held-out quality of all laws and what was chosen, as JSON values."""
@@ -133,7 +188,7 @@ class Fit:
             "rows_divided_by_their_rounded_sum": self.ratios.rounded,
             "chosen": self.chosen,
             "penalty": self.penalty,
-            "learned": self.chosen != "constant",
+            "learned": self.chosen != BASELINE,
             "laws": [each.model_dump(mode="json") for each in self.scores],
             "mean_of_metrics": score(self.held_out_PM.mean(axis=1), self.metrics.values_PM.mean(axis=1)).model_dump(),
         }
@@ -157,6 +212,7 @@ class Fit:
         write_atomically(folder / REPORT, _json(self.report()))
 
 
+@single_threaded
 def fit_laws(ratios: Ratios, metrics: Metrics, settings: FitSettings | None = None) -> Fit:
     """Cross-validate the laws on a swarm and fit the best one to all of it.
 
@@ -178,9 +234,12 @@ def fit_laws(ratios: Ratios, metrics: Metrics, settings: FitSettings | None = No
     if distinct < LEAST_RUNS:
         raise DataError(f"{distinct} distinct mixtures cannot support a law; train at least {LEAST_RUNS}")
     found = validate(ratios, metrics, settings)
-    values_BP = metrics.values_PM.T
-    law = FAMILIES[found.chosen].fit(ratios.weights_PD, values_BP, np.ones_like(values_BP), found.penalty)
-    return Fit(ratios, metrics, settings, found.scores, found.chosen, found.penalty, law, found.held_out_PM)
+    law, penalty = found.fit(seen_weights(ratios, settings), metrics.values_PM), found.penalties[found.chosen]
+    finer_PM = left_out(law, penalty, ratios, metrics, settings)
+    if settings.repetition:
+        law = RepeatedLaw(law, settings.repetition.discount(ratios.domains))
+    held_out_PM = found.held_out_PM if finer_PM is None else finer_PM
+    return Fit(ratios, metrics, settings, found.scores, found.chosen, penalty, law, held_out_PM)
 
 
 def load_fit(folder: Path) -> Fit:

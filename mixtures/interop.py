@@ -1,34 +1,53 @@
-"""Read and write mixtures the way other projects write them.
+"""Read and write mixtures and tables the way other projects write them.
 
 RegMix: CSV with an `index` column and `train_` domains, YAML with a `train:` mapping. olmix: CSV with `run, name,
-index` first. Megatron: `data_path`, a flat list of weight, prefix, weight, prefix. Weights that do not sum to 1 are
-refused unless the other format defines them as relative (Megatron does).
+index` first. What a file is, is seen from its keys. Weights that do not sum to 1 are refused unless the other format
+defines them as relative, as Megatron and Energon do (`mixtures.blends`).
 """
 
+import csv
+import io
+import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
-from ruamel.yaml import YAML
-from ruamel.yaml.error import YAMLError
+import numpy as np
+from pydantic import ValidationError
 
+from mixtures.blends import from_data_path, from_energon, whole
 from mixtures.mixture import Mixture
-from mixtures.tables import Ratios, write_table
+from mixtures.olmix import read_olmix, read_yaml
+from mixtures.tables import Metrics, Ratios, write_table
 from pipelines.errors import DataError
 from pipelines.files import write_atomically
+from pipelines.recipe import to_yaml
 
 REGMIX_DECIMALS = 4  # its shipped mixtures are written with four decimals and may miss 1 by their rounding
+KEYS = {"loam": {"weights"}, "regmix": {"train"}, "energon": {"splits"}, "megatron": {"data_path"}, "olmix": {"priors"}}
+Layout = Literal["loam", "regmix", "olmix"]
 
 
-def write_ratios_as(path: Path, ratios: Ratios, layout: Literal["loam", "regmix", "olmix"]) -> None:
-    """Write a table of mixtures in the layout of another project; `tables.read_ratios` reads all three."""
+def write_ratios_as(path: Path, ratios: Ratios, layout: Layout) -> None:
+    """Write a table of mixtures in the layout of another project; `Ratios.read_csv` reads all three."""
+    _write_as(path, ratios.ids, ratios.domains, ratios.weights_PD, layout)
+
+
+def write_metrics_as(path: Path, metrics: Metrics, layout: Layout) -> None:
+    """Write a table of measurements in the layout of another project; `Metrics.read_csv` reads all three."""
+    _write_as(path, metrics.ids, metrics.names, metrics.values_PM, layout)
+
+
+def _write_as(path: Path, ids: Sequence[str], names: Sequence[str], values: np.ndarray, layout: Layout) -> None:
     if layout != "olmix":
-        write_table(path, ratios.ids, ratios.domains, ratios.weights_PD, "id" if layout == "loam" else "index")
+        write_table(path, ids, names, values, "id" if layout == "loam" else "index")
         return
-    lines = [",".join(["run", "name", "index", *ratios.domains])]
-    for row, (run, weights_D) in enumerate(zip(ratios.ids, ratios.weights_PD.tolist(), strict=True)):
-        lines.append(",".join([run, run, str(row), *map(repr, weights_D)]))
-    write_atomically(path, ("\n".join(lines) + "\n").encode())
+    stream = io.StringIO()
+    writer = csv.writer(stream, lineterminator="\n")
+    writer.writerow(["run", "name", "index", *names])
+    for row, (run, cells) in enumerate(zip(ids, values.tolist(), strict=True)):
+        writer.writerow([run, run, row, *map(repr, cells)])
+    write_atomically(path, stream.getvalue().encode())
 
 
 def read_regmix_mixture(path: Path, name: str | None = None, relative: bool = False) -> Mixture:
@@ -43,66 +62,103 @@ def read_regmix_mixture(path: Path, name: str | None = None, relative: bool = Fa
     Raises:
         DataError: there is no such mapping, or it does not sum to 1.
     """
+    tree = read_yaml(path)
+    train = tree.get("train") if isinstance(tree, Mapping) else None
+    if not isinstance(train, Mapping) or not train:
+        raise DataError(f"{path}: expected a mapping `train:` of domain to weight")
     try:
-        tree = YAML(typ="safe", pure=True).load(path.read_text(encoding="utf-8"))
-        weights = {str(key): float(value) for key, value in tree["train"].items()}
-    except (OSError, YAMLError, KeyError, TypeError, ValueError, AttributeError) as error:
-        raise DataError(f"{path}: expected a mapping `train:` of domain to weight ({error})") from None
-    total = sum(weights.values())
-    if not relative and abs(total - 1) > len(weights) * 0.5 * 10.0**-REGMIX_DECIMALS:
+        weights = {str(key): float(value) for key, value in train.items()}
+    except (TypeError, ValueError):
+        raise DataError(f"{path}: train: expected a number for each domain") from None
+    total = math.fsum(weights.values()) if all(map(math.isfinite, weights.values())) else math.nan
+    if not (total > 0 if relative else abs(total - 1) <= len(weights) * 0.5 * 10.0**-REGMIX_DECIMALS):
         raise DataError(f"{path}: weights sum to {total:.6g}, expected 1; relative weights must be asked for")
-    return Mixture(name=name or path.stem, weights={key: value / total for key, value in weights.items()})
+    return _mixture(path, {key: value / whole(total) for key, value in weights.items()}, name)
 
 
-def write_regmix_mixture(path: Path, mixture: Mixture, valid: str, model: str) -> None:
+def write_regmix_mixture(path: Path, mixture: Mixture, valid: str | None = None, model: str | None = None) -> None:
     """Write a RegMix YAML.
 
     Args:
         path: where.
         mixture: under `train`.
-        valid: the validation domain.
-        model: the name of the model's configuration.
+        valid: the validation domain, where one is to be named.
+        model: the name of the model's configuration, likewise.
     """
-    lines = ["train:", *(f"  {name}: {weight!r}" for name, weight in mixture.weights.items()),
-             "valid:", f"  {valid}: 1.0", f"model_name: {model}"]  # fmt: skip
-    write_atomically(path, ("\n".join(lines) + "\n").encode())
+    tree: dict[str, Any] = {"train": dict(mixture.weights)}
+    tree |= ({"valid": {valid: 1.0}} if valid else {}) | ({"model_name": model} if model else {})
+    write_atomically(path, to_yaml(tree).encode())
 
 
-def from_data_path(items: Sequence[str], domain_of: Mapping[str, str] | None = None) -> dict[str, float]:
-    """Weights from a Megatron `data_path`, which are relative and are divided by their sum.
+def format_of(path: Path) -> str:
+    """`loam`, `regmix`, `olmix`, `megatron` or `energon`, from a file's keys.
+
+    Raises:
+        DataError: it is none of them.
+    """
+    if path.suffix not in (".yaml", ".yml"):
+        return "megatron"
+    tree = read_yaml(path)
+    if not isinstance(tree, Mapping):
+        raise DataError(f"{path}: expected a mapping, found {type(tree).__name__}")
+    if found := next((name for name, keys in KEYS.items() if keys & tree.keys()), None):
+        return found
+    data = tree.get("data")
+    if isinstance(data, Mapping) and data.keys() & {"data_path", "sources"}:
+        return "megatron" if "data_path" in data else "olmix"
+    raise DataError(
+        f"{path}: expected `weights` (Loam), `train` (RegMix), `priors` (olmix), `splits` (Energon) or `data_path` "
+        f"(Megatron) at the top; found {', '.join(map(str, list(tree)[:5]))}"
+    )
+
+
+def read_mixture(path: Path, domain_of: Mapping[str, str] | None = None, relative: bool = False) -> Mixture:
+    """Read one mixture from whichever format a file has.
 
     Args:
-        items: weight, prefix, weight, prefix, ...
-        domain_of: prefix -> domain; shards of one domain are added up. Without it each prefix is its own domain.
+        path: Loam's or RegMix's YAML, an olmix configuration (its prior), an Energon metadataset, YAML with a Megatron
+            `data_path`, or text of weights and prefixes. Weights of Energon and Megatron are shares of samples.
+        domain_of: shard prefix -> domain, for Megatron.
+        relative: divide RegMix's weights by their sum.
 
     Raises:
-        DataError: not pairs, a weight is not a positive number, or a prefix has no domain.
+        DataError, RecipeError: the file is none of these, or what it says cannot be.
     """
-    if len(items) % 2 or not items:
-        raise DataError(f"data_path holds {len(items)} items, expected pairs of weight and prefix")
-    weights: dict[str, float] = {}
-    for weight, prefix in zip(items[::2], items[1::2], strict=True):
-        try:
-            share = float(weight)
-        except ValueError:
-            raise DataError(f"data_path: {weight!r} before {prefix!r} is not a weight") from None
-        if domain_of is not None and prefix not in domain_of:
-            raise DataError(f"data_path: prefix {prefix!r} belongs to no domain")
-        if not 0 <= share < float("inf"):
-            raise DataError(f"data_path: the weight of {prefix!r} is {weight}, expected a number from 0 up")
-        domain = prefix if domain_of is None else domain_of[prefix]
-        weights[domain] = weights.get(domain, 0.0) + share
-    if not (total := sum(weights.values())) > 0:
-        raise DataError("data_path: all weights are 0")
-    return {domain: weight / total for domain, weight in weights.items()}
+    found = format_of(path)
+    if found == "loam":
+        return Mixture.read(path)
+    if found == "regmix":
+        return read_regmix_mixture(path, relative=relative)
+    if found == "olmix":
+        return read_olmix(path).prior
+    if found == "energon":
+        return _mixture(path, from_energon(read_yaml(path)))
+    return _mixture(path, from_data_path(_data_path(path), domain_of))
 
 
-def to_data_path(weights: Mapping[str, float], prefixes: Mapping[str, Path]) -> list[str]:
-    """A Megatron `data_path` from weights and one shard prefix per domain; zero weights are left out.
+def _data_path(path: Path) -> Sequence[object]:
+    """The items of a `data_path`: of YAML, at the top or under `data`, or the words of a text."""
+    if path.suffix not in (".yaml", ".yml"):
+        return _words(path)
+    tree = read_yaml(path)
+    blend = tree["data_path"] if "data_path" in tree else tree["data"]["data_path"]
+    items = blend.split() if isinstance(blend, str) else blend
+    if not isinstance(items, list):
+        raise DataError(f"{path}: data_path: expected a list of weight and prefix, found {type(blend).__name__}")
+    return items
 
-    Raises:
-        DataError: a domain with weight has no prefix.
-    """
-    if missing := [name for name, weight in weights.items() if weight > 0 and name not in prefixes]:
-        raise DataError(f"no shard prefix for {', '.join(missing[:3])}")
-    return [item for name, weight in weights.items() if weight > 0 for item in (f"{weight:.12g}", str(prefixes[name]))]
+
+def _words(path: Path) -> list[str]:
+    try:
+        return path.read_text(encoding="utf-8").split()
+    except (OSError, UnicodeDecodeError) as error:
+        raise DataError(f"{path}: cannot be read: {error}") from None
+
+
+def _mixture(path: Path, weights: Mapping[str, float], name: str | None = None) -> Mixture:
+    try:
+        return Mixture(name=name or path.stem, weights=dict(weights))
+    except ValidationError as error:
+        first = error.errors(include_url=False)[0]
+        where = ".".join(map(str, first["loc"]))
+        raise DataError(f"{path}: {where}: {first['msg'].removeprefix('Value error, ')}") from None

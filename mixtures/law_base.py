@@ -74,9 +74,18 @@ class Family(Protocol):
         """Fit every problem at one penalty."""
         ...
 
+    def refit(
+        self, law: FittedLaw, weights_PD: np.ndarray, values_BP: np.ndarray, counts_BP: np.ndarray, penalty: float
+    ) -> FittedLaw:
+        """Fit resamples of a swarm, each problem beginning where `law`, fitted to the swarm itself, ended."""
+        ...
+
     def from_json(self, saved: Mapping[str, Any]) -> FittedLaw:
         """Read back what `to_json` gave."""
         ...
+
+
+REFIT_ITERATIONS = 25  # of a resample, begun at the fit to all: more moves held-out predictions by 1% of their error
 
 
 @dataclass(frozen=True, eq=False)
@@ -185,6 +194,19 @@ class ParametricFamily(ABC):
     ) -> ParametricLaw:
         """Fit along the path down to `penalty`."""
         return self.fit_path(weights_PD, values_BP, counts_BP)[penalty]
+
+    def refit(
+        self, law: FittedLaw, weights_PD: np.ndarray, values_BP: np.ndarray, counts_BP: np.ndarray, penalty: float
+    ) -> ParametricLaw:
+        """Fit from the coefficients of `law` on, at one penalty."""
+        assert isinstance(law, ParametricLaw)
+        scaling = Scaling.of(values_BP, counts_BP)
+        runs_B = counts_BP.sum(axis=1)
+        targets_BP = np.where(counts_BP > 0, scaling.forward(values_BP), 0.0)
+        problems = Problems(targets_BP, counts_BP / runs_B[:, None], penalty / runs_B)
+        return ParametricLaw(
+            self, minimise(self.curve(weights_PD), problems, law.theta_BK, REFIT_ITERATIONS)[0], scaling
+        )
 
     def from_json(self, saved: Mapping[str, Any]) -> ParametricLaw:
         """Read back coefficients and units."""

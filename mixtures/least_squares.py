@@ -66,13 +66,16 @@ class Problems:
         return Problems(self.targets_BP[rows], self.share_BP[rows], self.penalty_B[rows])
 
 
-def minimise(form: Form, problems: Problems, start_BK: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def minimise(
+    form: Form, problems: Problems, start_BK: np.ndarray, iterations: int = ITERATIONS
+) -> tuple[np.ndarray, np.ndarray]:
     """Minimise, for each problem, sum(share x residual^2) + penalty x sum(precision x (theta - prior)^2).
 
     Args:
         form: the function; bounds are kept by clipping, with parameters held while they push against them.
         problems: targets, weights of rows, penalties.
         start_BK: where to begin.
+        iterations: how many at most.
 
     Returns:
         theta (B, K) and cost (B,).
@@ -82,7 +85,7 @@ def minimise(form: Form, problems: Problems, start_BK: np.ndarray) -> tuple[np.n
     size = max(1, CHUNK_CELLS // (problems.targets_BP.shape[1] * theta_BK.shape[1]))
     for begin in range(0, len(theta_BK), size):
         rows = np.arange(begin, min(begin + size, len(theta_BK)))
-        theta_BK[rows], cost_B[rows] = _minimise_chunk(form, problems.take(rows), theta_BK[rows])
+        theta_BK[rows], cost_B[rows] = _minimise_chunk(form, problems.take(rows), theta_BK[rows], iterations)
     return theta_BK, cost_B
 
 
@@ -93,13 +96,15 @@ def cost_of(form: Form, problems: Problems, theta_BK: np.ndarray) -> np.ndarray:
     return (problems.share_BP * residual_BP**2).sum(axis=1) + problems.penalty_B * pull_B
 
 
-def _minimise_chunk(form: Form, problems: Problems, theta_BK: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def _minimise_chunk(
+    form: Form, problems: Problems, theta_BK: np.ndarray, iterations: int
+) -> tuple[np.ndarray, np.ndarray]:
     theta_BK = theta_BK.copy()
     cost_B = cost_of(form, problems, theta_BK)
     damping_B = np.full(len(theta_BK), 1e-2)
     quiet_B = np.zeros(len(theta_BK), int)
     active = np.arange(len(theta_BK))
-    for _ in range(ITERATIONS):
+    for _ in range(iterations):
         part = problems.take(active)
         step_BK = _step(form, part, theta_BK[active], damping_B[active])
         trial_BK = np.clip(theta_BK[active] + step_BK, form.lower_K, form.upper_K)

@@ -1,8 +1,8 @@
 """Ridge regression on [w, sqrt w]: linear in its coefficients, with diminishing returns in each domain.
 
 Fitted by the same solver as the other laws (one step: the problem is quadratic), so folds and resamples cost the same.
-Linear in w alone ranks RegMix's 60M runs at 82.9, with the square roots at 97.0. The `constant` family is here too: the
-mean, the law that reveals when the others have learned nothing. P mixtures, D domains, B problems, K = 1 + 2 D.
+Linear in w alone (`ols`) ranks RegMix's 60M runs at 82.9, with the square roots at 97.0. The `constant` family is here
+too: the mean, which reveals when the others have learned nothing. P mixtures, D domains, B problems, K = 1 + 2 D.
 """
 
 from dataclasses import dataclass, field
@@ -60,6 +60,21 @@ class RidgeFamily(ParametricFamily):
         count = len(weights_D)
         roots_D = np.sqrt(np.maximum(weights_D, 1e-9))
         return theta_BK[:, 1 : 1 + count] + theta_BK[:, 1 + count :] / (2 * roots_D)
+
+
+class OlsFamily(ParametricFamily):
+    """Features w, hardly penalised: ordinary least squares, the baseline that RegMix compares with."""
+
+    name = "ols"
+    penalties = (1e-6,)  # the weights sum to 1, so that without any penalty the intercept would be undetermined
+
+    def curve(self, weights_PD: np.ndarray) -> Linear:
+        """The form bound to these mixtures."""
+        return Linear(weights_PD)
+
+    def slope(self, weights_D: np.ndarray, theta_BK: np.ndarray) -> np.ndarray:
+        """Derivatives (B, D) by the weights."""
+        return theta_BK[:, 1:]
 
 
 class ConstantFamily(ParametricFamily):

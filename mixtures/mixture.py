@@ -5,11 +5,12 @@ silence. Weights that do not sum to 1 are an error, because renormalising them h
 budget over unique tokens.
 """
 
+import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
-from pydantic import Field, ValidationError, model_validator
+from pydantic import Discriminator, Field, Tag, ValidationError, model_validator
 from ruamel.yaml import YAML
 from ruamel.yaml.error import YAMLError
 
@@ -23,13 +24,18 @@ SUM_TOLERANCE = 1e-6
 MILLION = 10**6  # written weights are whole millionths, so that their sum is exactly 1
 
 Name = Annotated[str, Field(min_length=1)]
+Epochs = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+EpochCap = Annotated[
+    Annotated[Epochs, Tag("number")] | Annotated[dict[str, Epochs], Tag("patterns")],
+    Discriminator(lambda value: "patterns" if isinstance(value, Mapping) else "number"),  # an error names one of them
+]
 
 
 class Domain(Section):
     """A named share of the corpus.
 
     Attributes:
-        name: `web_en/high`.
+        name: source, topic and quality bucket, as far as they are told apart: `web_en/news/high`.
         unique_tokens: tokens before any repetition.
         licence: what the texts may be used under, where it is known.
     """
@@ -69,7 +75,7 @@ class Domains(Section):
             tree = YAML(typ="safe", pure=True).load(path.read_text(encoding="utf-8"))
         except YAMLError as error:
             raise RecipeError(f"{path}: not valid YAML: {str(error).splitlines()[0]}") from None
-        except (OSError, UnicodeDecodeError) as error:
+        except (OSError, ValueError, RecursionError) as error:
             raise RecipeError(f"{path}: cannot be read: {error}") from None
         try:
             return cls.model_validate(tree if isinstance(tree, dict) else {"domains": tree})
@@ -95,6 +101,16 @@ class Domains(Section):
         """Unique tokens of all domains."""
         return sum(domain.unique_tokens for domain in self.domains)
 
+    def ordered(self, names: Sequence[str]) -> "Domains":
+        """The domains called `names`, in that order.
+
+        Raises:
+            DataError: a name is not there.
+        """
+        check_same_names("the choice of domains", names, "the domains", self.names, subset=True)
+        held = {domain.name: domain for domain in self.domains}
+        return Domains(domains=tuple(held[name] for name in names))
+
     def digest(self) -> str:
         """Hash of names and tokens; the order does not matter."""
         return digest_of(self.unique_tokens)
@@ -107,16 +123,27 @@ class Mixture(Section):
     """Proportions of domains, with the budget and the cap that they were made for.
 
     Attributes:
+        kind: that of a recipe.
         name: what to call it.
+        about: what it is, in a line.
         weights: domain -> share of the training tokens; sums to 1 within 1e-6.
         tokens: training budget, where one is set.
-        epoch_cap: how often a domain may be read, where that is limited.
+        epoch_cap: how often a domain may be read, where that is limited: one number, or domain or pattern -> number.
+        provenance: what it was found by: digests of swarm and domains, the law, the verdict; nothing depends on it.
     """
 
+    kind: Literal["mixture"] = "mixture"
     name: Name
+    about: str = ""
     weights: dict[str, Annotated[float, Field(ge=0, allow_inf_nan=False)]] = Field(min_length=1)
     tokens: Annotated[Tokens, Field(gt=0)] | None = None
-    epoch_cap: Annotated[float, Field(gt=0)] | None = None
+    epoch_cap: EpochCap | None = None
+    provenance: dict[str, str] = Field(default_factory=dict)
+
+    @property
+    def fingerprint(self) -> str:
+        """Twelve hex digits that name these proportions with their budget and caps, whatever they are called."""
+        return digest_of(self.model_dump(mode="json", include={"weights", "tokens", "epoch_cap"}))[:12]
 
     @model_validator(mode="after")
     def _sums_to_one(self) -> "Mixture":
@@ -161,6 +188,13 @@ class Mixture(Section):
         check_same_names(f"mixture {self.name!r}", self.weights, "the domains", domains.names, subset=True)
         held = domains.unique_tokens
         return {name: weight * budget / held[name] for name, weight in self.weights.items()}
+
+    def by_part(self, parts: int = 1) -> dict[str, float]:
+        """Weights added up over the first parts of the names: 1 gives sources, 2 gives sources with topics."""
+        sums: dict[str, list[float]] = {}
+        for name, weight in self.weights.items():
+            sums.setdefault("/".join(name.split("/")[:parts]), []).append(weight)
+        return {name: math.fsum(weights) for name, weights in sums.items()}
 
 
 def check_same_names(what: str, found: Sequence[str] | Mapping, where: str, known: Sequence[str],

@@ -1,131 +1,97 @@
-"""Find the mixture with the lowest predicted loss in a feasible set.
+"""Find the mixture with the lowest predicted loss in a feasible set, or in the hull of the mixtures that were tried.
 
-Laws with a gradient are minimised by SLSQP from several starts; those of this project are convex, so the starts agree.
-Trees are searched as RegMix does: many draws around the prior, and the mean of the best 128, which smooths the steps of
-the prediction. D domains, M metrics, P draws.
+Laws with a gradient are minimised by Newton's method from several starts; the parametric ones are convex, so that the
+starts agree. Laws without one are searched as RegMix does: many draws, and the mean of the best 128, which smooths the
+steps of the prediction. D domains, P mixtures.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import Literal
 
 import numpy as np
 
-from mixtures.design import DesignSettings, draw
-from mixtures.law_base import FittedLaw
-from mixtures.simplex import Simplex, kl
+from mixtures.descent import INTERIOR, Objective, Quadratic, descend, in_hull, lowest_in_hull, newton
+from mixtures.design import DesignSettings, dirichlet, draw
+from mixtures.simplex import Simplex
 
-DRAWS, FEW_DRAWS, BEST = 20_000, 256, 128
-HULL_STEPS, HULL_TOLERANCE = 2000, 1e-9
-INTERIOR = 1e-7  # sqrt and powers below 1 have no slope at 0
+DRAWS, MANY_DRAWS, FEW_DRAWS, BEST = 20_000, 100_000, 256, 128
+
+Support = Literal["hull", "free", "draws"]
 
 
 @dataclass(frozen=True, eq=False)
-class Objective:
-    """A weighted mean of predicted losses, plus a pull towards the prior.
+class Region:
+    """Where a proposal is looked for, and how.
 
     Attributes:
-        law: predicts the metrics.
-        coefficient_M: weight of each metric; sums to 1.
-        prior_D: where the pull leads.
-        strength: loss units per nat of KL(w || prior).
-    """
-
-    law: FittedLaw
-    coefficient_M: np.ndarray
-    prior_D: np.ndarray
-    strength: float = 0.0
-
-    def loss(self, weights_PD: np.ndarray) -> np.ndarray:
-        """The predicted objective of each mixture (P,), without the pull."""
-        return self.law.predict(weights_PD) @ self.coefficient_M
-
-    def value(self, weights_D: np.ndarray) -> float:
-        """Loss plus pull."""
-        pull = self.strength * kl(weights_D, self.prior_D) if self.strength else 0.0
-        return float(self.loss(weights_D[None])[0]) + pull
-
-    def slope(self, weights_D: np.ndarray) -> np.ndarray | None:
-        """Derivatives (D,) of `value`; None when the law has none."""
-        gradient_MD = self.law.gradient(weights_D)
-        if gradient_MD is None:
-            return None
-        ratio_D = np.maximum(weights_D, INTERIOR) / np.maximum(self.prior_D, INTERIOR)
-        return self.coefficient_M @ gradient_MD + self.strength * (np.log(ratio_D) + 1)
-
-
-def lowest(objective: Objective, space: Simplex, starts_PD: np.ndarray, seed: int) -> np.ndarray:
-    """The best mixture found (D,), inside `space`.
-
-    Args:
-        objective: what to minimise.
-        space: where.
-        starts_PD: allowed mixtures to begin from.
+        space: the feasible set.
+        tried_PD: the mixtures of the swarm and the prior, as they are, whatever the bounds say.
+        support: `hull`: the convex combinations of what was tried, moved into the bounds; `free`: all that the bounds
+            allow; `draws`: RegMix's method, the mean of the best 128 of 100,000 Dirichlet draws around the prior.
         seed: of the draws.
     """
-    settings = DesignSettings(kind="regmix", seed=seed)
-    stepwise = objective.slope(starts_PD[0]) is None
-    drawn_PD = draw(np.random.default_rng(seed), objective.prior_D, settings, DRAWS if stepwise else FEW_DRAWS)
-    pool_PD = np.concatenate([starts_PD, space.project(drawn_PD)])
-    pull_P = np.array([objective.strength * kl(row_D, objective.prior_D) for row_D in pool_PD])
-    order_P = np.argsort(objective.loss(pool_PD) + pull_P, kind="stable")
-    if stepwise:
-        return space.project(pool_PD[order_P[:BEST]].mean(axis=0)[None])[0]
-    begin_PD = np.concatenate([starts_PD, pool_PD[order_P[:2]]])
-    found = [_descend(objective, space, begin_D) for begin_D in begin_PD]
-    return min([*found, *begin_PD], key=objective.value)
 
+    space: Simplex
+    tried_PD: np.ndarray
+    support: Support = "hull"
+    seed: int = 0
 
-def lowest_in_hull(objective: Objective, tried_PD: np.ndarray, seed: int) -> np.ndarray:
-    """The best mixture (D,) among the convex combinations of mixtures that were tried.
+    @cached_property
+    def allowed_PD(self) -> np.ndarray:
+        """What was tried, moved into the bounds: distinct rows."""
+        rows_PD = self.space.project(self.tried_PD)
+        return rows_PD[np.sort(np.unique(rows_PD, axis=0, return_index=True)[1])]
 
-    Inside their hull a law interpolates; outside it nothing was measured, and its intervals mean nothing. Laws with a
-    gradient are minimised by exponentiated gradient on the combination's shares, halving steps that do not help.
+    def within(self, space: Simplex) -> "Region":
+        """The same search within other bounds."""
+        return replace(self, space=space)
 
-    Args:
-        objective: what to minimise.
-        tried_PD: allowed mixtures; caps and floors are convex, so that combinations are allowed, too.
-        seed: of the draws, for laws without a gradient.
-    """
-    if objective.slope(tried_PD[0]) is None:
-        share_KP = np.random.default_rng(seed).dirichlet(np.full(len(tried_PD), 2 / len(tried_PD)), size=DRAWS)
-        pool_PD = np.concatenate([tried_PD, share_KP @ tried_PD])
-        pull_P = np.array([objective.strength * kl(row_D, objective.prior_D) for row_D in pool_PD])
-        return pool_PD[np.argsort(objective.loss(pool_PD) + pull_P, kind="stable")[:BEST]].mean(axis=0)
-    share_P = np.full(len(tried_PD), 1 / len(tried_PD))
-    value, step = objective.value(share_P @ tried_PD), 1.0
-    for _ in range(HULL_STEPS):
-        slope_D = objective.slope(share_P @ tried_PD)
-        assert slope_D is not None
-        fall_P = tried_PD @ slope_D
-        trial_P = share_P * np.exp(-step * (fall_P - fall_P.min()) / max(float(np.ptp(fall_P)), 1e-12))
-        trial_P /= trial_P.sum()
-        found = objective.value(trial_P @ tried_PD)
-        if found > value:
-            step /= 2
+    def lowest(self, objective: Objective, near_D: np.ndarray | None = None) -> np.ndarray:
+        """The best mixture found (D,), inside the space.
+
+        Args:
+            objective: what to minimise.
+            near_D: an optimum of a similar objective; the search begins there and nowhere else.
+        """
+        prior_D = self.space.project(objective.prior_D[None])[0]
+        if self.support == "draws" or objective.slope(prior_D) is None:
+            return self._best_draws(objective)
+        if near_D is not None:
+            starts_PD = self.space.project(near_D[None])
         else:
-            done = value - found < HULL_TOLERANCE * max(abs(value), 1.0) and step < 1
-            share_P, value, step = trial_P, found, step * 1.2
-            if done:
-                break
-    return share_P @ tried_PD
+            order_P = np.argsort(objective.values(self.allowed_PD), kind="stable")
+            starts_PD = np.concatenate([prior_D[None], self.allowed_PD[order_P[:1]]])
+        if self.support == "hull":
+            starts_PD = np.stack([in_hull(self.allowed_PD, start_D) for start_D in starts_PD])
+        elif near_D is None:
+            starts_PD = np.concatenate([starts_PD, self._best_start(objective)])
+        found = [newton(objective, self._lowest_of_model, start_D) for start_D in starts_PD]
+        return self.space.project(min(found, key=objective.value)[None])[0]
 
+    def _lowest_of_model(self, model: Quadratic, near_D: np.ndarray) -> np.ndarray:
+        if self.support == "hull":
+            return lowest_in_hull(model, self.allowed_PD, near_D)
+        return descend(model, self.space, near_D)
 
-def _descend(objective: Objective, space: Simplex, begin_D: np.ndarray) -> np.ndarray:
-    from scipy.optimize import minimize  # here, so that reading a recipe does not load SciPy
+    def _best_start(self, objective: Objective) -> np.ndarray:
+        drawn_PD = self._drawn(objective.prior_D, FEW_DRAWS)
+        return drawn_PD[[int(np.argmin(objective.values(drawn_PD)))]]
 
-    lower_D = np.minimum(np.maximum(space.lower_D, INTERIOR), space.upper_D)
-    unit = max(abs(objective.value(begin_D)), 1.0)
+    def _drawn(self, prior_D: np.ndarray, count: int) -> np.ndarray:
+        settings = DesignSettings(kind="regmix")
+        return self.space.project(draw(np.random.default_rng(self.seed), prior_D, settings, count))
 
-    def value(weights_D: np.ndarray) -> float:
-        return objective.value(weights_D) / unit
-
-    def slope(weights_D: np.ndarray) -> np.ndarray:
-        slope_D = objective.slope(weights_D)
-        assert slope_D is not None
-        return slope_D / unit
-
-    sums: dict = {"type": "eq", "fun": lambda w_D: w_D.sum() - 1, "jac": np.ones_like}
-    result = minimize(
-        value, np.clip(begin_D, lower_D, space.upper_D), jac=slope, method="SLSQP", constraints=[sums],
-        bounds=list(zip(lower_D, space.upper_D, strict=True)), options={"maxiter": 300, "ftol": 1e-12},
-    )  # fmt: skip
-    return space.project(np.where(np.isfinite(result.x), np.maximum(result.x, 0), 0)[None])[0]
+    def _best_draws(self, objective: Objective) -> np.ndarray:
+        random = np.random.default_rng(self.seed)
+        if self.support == "draws":
+            shape_D = np.maximum(objective.prior_D, INTERIOR)
+            pool_PD = self.space.project(dirichlet(random, np.tile(shape_D, (MANY_DRAWS, 1))))
+        elif self.support == "free":
+            pool_PD = np.concatenate([self.allowed_PD, self._drawn(objective.prior_D, DRAWS)])
+        else:
+            count = len(self.allowed_PD)
+            share_KP = random.dirichlet(np.full(count, 2 / count), size=DRAWS)
+            pool_PD = np.concatenate([self.allowed_PD, share_KP @ self.allowed_PD])
+        order_P = np.argsort(objective.values(pool_PD), kind="stable")
+        return self.space.project(pool_PD[order_P[:BEST]].mean(axis=0)[None])[0]

@@ -1,143 +1,101 @@
-"""Propose a mixture: the lowest predicted loss under caps, with what speaks for and against it.
+"""Propose a mixture: the lowest predicted loss under bounds, with what speaks for and against it.
 
 The proposal is always shown beside the prior and the best run that was really measured. When the law has learned no
-more than the mean of the runs, the prior is proposed and the proposal says so. P(better) comes from refits to resampled
-swarms and from the law's held-out errors, since refits alone share the law's bias. D domains, M metrics, R resamples.
+more than the mean of the runs, or its optimum is not told from the prior, the prior is proposed and the proposal says
+so. Where the optimum lies is asked of laws refitted to resampled swarms, too. D domains, M metrics, R resamples,
+C candidates.
 """
 
-import json
-from pathlib import Path
-from typing import Annotated, Any, Literal
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Annotated
 
 import numpy as np
 from pydantic import Field
 
-from mixtures.closed_forms import proportional
+from mixtures.bounds import Bounds
+from mixtures.closed_forms import proportional, uniform, unimax
+from mixtures.descent import Objective
 from mixtures.fitting import LEVELS, MEAN, Fit, swarm_digest
-from mixtures.laws import FAMILIES
-from mixtures.mixture import Domains, Mixture, check_same_names, in_millionths
-from mixtures.optimum import Objective, lowest, lowest_in_hull
-from mixtures.scores import half_width
+from mixtures.guide import guides
+from mixtures.law_base import FittedLaw
+from mixtures.mixture import Domains, Mixture, check_same_names
+from mixtures.optimum import Region, Support
+from mixtures.prices import CapRow, Prices, cap_table, prices
+from mixtures.proposal import BestRun, Estimate, Evidence, Proposal
+from mixtures.risk import Risk, RiskKind
 from mixtures.simplex import Simplex
-from pipelines.files import write_atomically
-from pipelines.quantities import Tokens
-from pipelines.recipe import Section
+from mixtures.stability import (
+    FEW_RESAMPLES,
+    NARROW,
+    Standing,
+    Steadied,
+    resamples_of,
+    smallest_told,
+    standings,
+    steadied,
+    weight_intervals,
+)
+from mixtures.threads import single_threaded
+from pipelines.errors import RecipeError
 
-BILLION = 10**9
-ERRORS = 100  # pairs of held-out errors drawn for each refit
+EPOCHS = 4.0  # of UniMax where no cap is given; returns vanish beyond, arXiv:2305.16264
 
 
-class ProposeSettings(Section):
+class ProposeSettings(Bounds):
     """What to optimise, and within which bounds.
 
     Attributes:
         target: a metric, a glob of metrics, or `mean`.
         target_weights: metric -> weight of a weighted mean; replaces `target`.
-        tokens: training budget T.
-        epoch_cap: how often a domain may be read within T.
-        floor: domain -> least weight.
         support: `hull` looks among the convex combinations of the mixtures that were tried, where the law
-            interpolates; `free` looks everywhere within the bounds.
-        kl: pull towards the prior, in units of the target per nat.
-        resamples: refits for the probability of being better.
+            interpolates; `free` looks everywhere within the bounds; `draws` takes the mean of the best 128 of 100,000
+            draws around the prior, as RegMix does.
+        kl: pull towards the prior, in units of the target per nat; not given, an optimum that is not stable is
+            steadied, by a smoother law or a pull, at the cost of at most 15% of the improvement.
+        risk: `mean` minimises the prediction, `lcb` its upper bound over resampled swarms, `cvar` the mean over the
+            worst of them.
+        level: of `lcb` and `cvar`.
+        resamples: refits for intervals, stability and chances; 0 leaves these out.
+        confidence: chance of beating the prior below which the prior is proposed.
+        table_tokens: budgets of the table of caps; not given, the budget and twice the budget.
         seed: of resamples and draws.
         name: of the mixture.
     """
 
     target: str = MEAN
     target_weights: dict[str, float] = Field(default_factory=dict)
-    tokens: Tokens | None = None
-    epoch_cap: Annotated[float, Field(gt=0)] | None = None
-    floor: dict[str, float] = Field(default_factory=dict)
-    support: Literal["hull", "free"] = "hull"
-    kl: Annotated[float, Field(ge=0)] = 0.0
-    resamples: Annotated[int, Field(ge=0)] = 32
+    support: Support = "hull"
+    kl: Annotated[float, Field(ge=0)] | None = None
+    risk: RiskKind = "mean"
+    level: Annotated[float, Field(gt=0.5, lt=1)] = 0.9
+    resamples: Annotated[int, Field(ge=0)] = 16
+    confidence: Annotated[float, Field(ge=0, lt=1)] = 0.8
+    table_tokens: tuple[Annotated[int, Field(gt=0)], ...] = ()
     seed: int = 0
     name: str = "proposal"
 
 
-class Estimate(Section):
-    """A predicted loss with its 80% and 95% interval for one new run at the swarm's scale."""
+@dataclass(frozen=True, eq=False)
+class Case:
+    """The parts of a proposal, all in the order of the fit's domains."""
 
-    loss: float
-    lo80: float
-    hi80: float
-    lo95: float
-    hi95: float
+    fit: Fit
+    domains: Domains
+    settings: ProposeSettings
+    region: Region
+    objective: Objective
+    counts_RP: np.ndarray
+    laws: tuple[FittedLaw, ...]
+    learned: bool
 
-
-class BestRun(Section):
-    """The run of the swarm with the lowest measured target.
-
-    Attributes:
-        id: of the run.
-        measured: its target; the luckiest of many, so on average too low.
-        predicted: what the law makes of it.
-        allowed: whether caps and floors permit its mixture.
-    """
-
-    id: str
-    measured: float
-    predicted: float
-    allowed: bool
+    @property
+    def space(self) -> Simplex:
+        """The feasible set."""
+        return self.region.space
 
 
-class Proposal(Section):
-    """A proposed mixture and the case for it.
-
-    Attributes:
-        mixture: what to train on.
-        basis: `law`, or `prior` when nothing better is known; `reason` says why.
-        target: what was optimised.
-        predicted, prior_predicted: of the proposal and of the proportional prior inside the same bounds.
-        prior: the prior's weights.
-        p_better: chance that the proposal beats the prior, over refits to resampled swarms, each with held-out errors
-            of the law added to both predictions; None without refits.
-        improvement: prior minus proposal, predicted; with the 10% and 90% points over refits where there are any.
-        best_observed: the best run of the swarm, whatever the caps say.
-        epochs: how often each domain is read within the budget; empty without one.
-        bounds: domain -> `cap` or `floor` where one holds the proposal back.
-        price: domain -> predicted change of the target per extra billion unique tokens, for domains at their cap.
-        law: family of the fit.
-        provenance: hashes of the swarm and of the domains, scale label.
-    """
-
-    mixture: Mixture
-    basis: str
-    reason: str
-    target: str
-    predicted: Estimate
-    prior_predicted: Estimate
-    prior: dict[str, float]
-    p_better: float | None
-    improvement: dict[str, float]
-    best_observed: BestRun
-    epochs: dict[str, float]
-    bounds: dict[str, str]
-    price: dict[str, float]
-    law: str
-    provenance: dict[str, str | None]
-
-    def write(self, folder: Path) -> None:
-        """Write `mixture.yaml` and `proposal.json` into `folder`."""
-        self.mixture.write(folder / "mixture.yaml")
-        whole = {"weights": self.mixture.weights, **self.model_dump(mode="json")}
-        text = json.dumps(whole, indent=1, ensure_ascii=False, allow_nan=False) + "\n"
-        write_atomically(folder / "proposal.json", text.encode())
-
-    def summary(self) -> dict[str, Any]:
-        """The proposal in a line: for manifests."""
-        return {
-            "basis": self.basis,
-            "law": self.law,
-            "target": self.target,
-            "predicted": self.predicted.loss,
-            "prior_predicted": self.prior_predicted.loss,
-            "p_better": self.p_better,
-            "weights": self.mixture.weights,
-        }
-
-
+@single_threaded
 def propose(fit: Fit, domains: Domains, settings: ProposeSettings | None = None) -> Proposal:
     """Find the mixture with the lowest predicted target in the feasible set.
 
@@ -148,103 +106,168 @@ def propose(fit: Fit, domains: Domains, settings: ProposeSettings | None = None)
 
     Raises:
         DataError: names differ, the target is unknown, or the bounds allow no mixture.
+        RecipeError: a risk measure without resamples.
     """
-    settings = settings or ProposeSettings()
+    case = _case(fit, domains, settings or ProposeSettings())
+    found = _found(case)
+    prior_D = case.objective.prior_D
+    optimum_D = case.space.written(found.weights_D) if case.learned else prior_D
+    gains_N, told = _standings(case, found, optimum_D)
+    p_better = float((gains_N > 0).mean()) if len(gains_N) and not np.array_equal(optimum_D, prior_D) else None
+    evidence, reason = _evidence(case, found, optimum_D, p_better)
+    weights_D = optimum_D if evidence == "distinguishable" else prior_D
+    return _told(case, found, optimum_D, weights_D, p_better, gains_N, told, (evidence, reason))
+
+
+def _case(fit: Fit, domains: Domains, settings: ProposeSettings) -> Case:
     check_same_names("the domains file", domains.names, "the domains of the fit", fit.domains)
-    held = domains.unique_tokens
-    domains = Domains.of({name: held[name] for name in fit.domains})
-    space = Simplex.of(domains, settings.tokens, settings.epoch_cap, settings.floor)
+    if settings.risk != "mean" and not settings.resamples:
+        raise RecipeError(f"risk {settings.risk!r} is taken over resamples; found resamples: 0, expected at least 1")
+    domains = domains.ordered(fit.domains)
+    space = settings.space(domains)
     coefficient_M = fit.target(settings.target, settings.target_weights)
-    prior_D = _written(space.project(np.array(list(proportional(domains).values()))[None])[0], space)
-    objective = Objective(fit.law, coefficient_M, prior_D, settings.kl)
-    weights_D, basis, reason = _choose(fit, objective, space, settings)
-    mixture = Mixture(name=settings.name, weights=dict(zip(fit.domains, weights_D.tolist(), strict=True)),
+    prior_D = space.written(space.project(_row(proportional(domains), fit.domains)[None])[0])
+    learned = fit.learned(coefficient_M)
+    smooth = fit.law.gradient(prior_D) is not None
+    count = settings.resamples if smooth else min(settings.resamples, FEW_RESAMPLES)
+    counts_RP = resamples_of(fit, count if learned else 0, settings.seed)
+    laws = fit.refit(counts_RP) if len(counts_RP) else ()
+    risk = Risk(settings.risk, settings.level, laws, coefficient_M) if settings.risk != "mean" and laws else None
+    tried_PD = np.concatenate([prior_D[None], fit.ratios.weights_PD])
+    region = Region(space, tried_PD, settings.support, settings.seed)
+    objective = Objective(fit.law, coefficient_M, prior_D, 0.0, risk)
+    return Case(fit, domains, settings, region, objective, counts_RP, laws, learned)
+
+
+def _found(case: Case) -> Steadied:
+    """The optimum; where nothing was learned no search is made for a stable one."""
+    fit, coefficient_M = case.fit, case.objective.coefficient_M
+    error = float(np.sqrt(np.mean(((fit.metrics.values_PM - fit.held_out_PM) @ coefficient_M) ** 2)))
+    steady = case.learned and case.settings.risk == "mean"
+    return steadied(case.objective, case.region, guides(fit, case.laws, case.counts_RP, coefficient_M),
+                    case.settings.kl if steady else case.settings.kl or 0.0, error)  # fmt: skip
+
+
+def _row(weights: Mapping[str, float], names: Sequence[str]) -> np.ndarray:
+    return np.array([weights[name] for name in names])
+
+
+def _standings(case: Case, found: Steadied, optimum_D: np.ndarray) -> tuple[np.ndarray, dict[str, Standing]]:
+    """Drawn improvements of the optimum over the prior, and how all candidates stand."""
+    if not case.laws:
+        return np.zeros(0), {}
+    candidates = {"optimum": optimum_D, "prior": case.objective.prior_D, **_rivals(case)}
+    points_CD = np.stack(list(candidates.values()))
+    error_C = case.fit.contrast_widths(points_CD, case.objective.coefficient_M, LEVELS[0])
+    choices_PD = np.concatenate([found.optima_RD, np.stack(list(candidates.values()))])
+    best_R = [float((law.predict(choices_PD) @ case.objective.coefficient_M).min()) for law in case.laws]
+    told, drawn_NC = standings(case.objective, case.laws, np.array(best_R), candidates, error_C / NARROW,
+                               case.settings.seed)  # fmt: skip
+    return drawn_NC[:, 1] - drawn_NC[:, 0], told
+
+
+def _rivals(case: Case) -> dict[str, np.ndarray]:
+    """Uniform and UniMax inside the bounds, and the best run where the bounds permit it."""
+    names, settings = case.fit.domains, case.settings
+    rivals = {"uniform": uniform(case.domains)}
+    if settings.tokens:
+        epochs = settings.epoch_cap if isinstance(settings.epoch_cap, float) else EPOCHS
+        rivals["unimax"] = unimax(case.domains, settings.tokens, epochs)
+    found = {name: case.space.project(_row(weights, names)[None])[0] for name, weights in rivals.items()}
+    best = _best_observed(case)
+    row_D = case.fit.ratios.weights_PD[case.fit.ratios.ids.index(best.id)]
+    return found | ({"best run": row_D} if best.allowed else {})
+
+
+def _evidence(case: Case, found: Steadied, optimum_D: np.ndarray, p_better: float | None) -> tuple[Evidence, str]:
+    objective, settings = found.objective, case.settings
+    if not case.learned:
+        return "nothing learned", "no law predicts held-out runs better than their mean: the prior stands"
+    ours, prior = replace(case.objective, strength=objective.strength).values(np.stack([optimum_D, objective.prior_D]))
+    if ours >= prior:
+        return "not distinguishable from proportional", "no allowed mixture is predicted to be better than the prior"
+    if p_better is not None and p_better < settings.confidence:
+        gain = float(-np.diff(case.objective.loss(np.stack([objective.prior_D, optimum_D])))[0])
+        return "not distinguishable from proportional", (
+            f"not distinguishable from proportional: a gain of {gain:.4g} is predicted, but it beats the prior only "
+            f"with chance {p_better:.2f}, below {settings.confidence:g}; the prior stands"
+        )
+    where = {"hull": "among combinations of the mixtures tried", "free": "within the bounds",
+             "draws": "by the mean of the best draws around the prior"}[settings.support]  # fmt: skip
+    feared = "" if settings.risk == "mean" else f"{settings.risk} at {settings.level:g} of the "
+    guide = found.stability.guide
+    steady = "" if guide == case.fit.chosen else f", searched by {guide!r}, whose optimum is more stable"
+    return "distinguishable", f"lowest {feared}loss predicted by the law {case.fit.chosen!r} {where}{steady}"
+
+
+def _told(
+    case: Case, found: Steadied, optimum_D: np.ndarray, weights_D: np.ndarray, p_better: float | None,
+    gains_N: np.ndarray, standing: dict[str, Standing], why: tuple[Evidence, str],
+) -> Proposal:  # fmt: skip
+    fit, settings, objective, names = case.fit, case.settings, found.objective, case.fit.domains
+    mixture = Mixture(name=settings.name, weights=dict(zip(names, weights_D.tolist(), strict=True)),
                       tokens=settings.tokens, epoch_cap=settings.epoch_cap)  # fmt: skip
-    p_better, improvement = _improvement(fit, objective, weights_D, settings)
+    prior_D = objective.prior_D
     return Proposal(
-        mixture=mixture, basis=basis, reason=reason,
+        mixture=mixture, basis="law" if why[0] == "distinguishable" else "prior", reason=why[1], evidence=why[0],
         target="weighted mean" if settings.target_weights else settings.target,
-        predicted=_estimate(fit, objective, weights_D), prior_predicted=_estimate(fit, objective, prior_D),
-        prior=dict(zip(fit.domains, prior_D.tolist(), strict=True)), p_better=p_better, improvement=improvement,
-        best_observed=_best_observed(fit, objective, space),
-        epochs=mixture.epochs(domains) if settings.tokens else {}, bounds=space.reasons(weights_D),
-        price=_prices(objective, space, weights_D, settings) if basis == "law" else {}, law=fit.chosen,
-        provenance={"swarm": swarm_digest(fit.ratios, fit.metrics), "domains": domains.digest(),
+        optimum=dict(zip(names, optimum_D.tolist(), strict=True)),
+        predicted=_estimate(case, weights_D), prior_predicted=_estimate(case, prior_D),
+        prior=dict(zip(names, prior_D.tolist(), strict=True)), p_better=p_better,
+        improvement=_improvement(case, optimum_D),
+        smallest_told=smallest_told(gains_N) if p_better is not None else None,
+        intervals=weight_intervals(names, found.optima_RD) if len(found.optima_RD) else {},
+        stability=found.stability, standings=standing, best_observed=_best_observed(case),
+        epochs=mixture.epochs(case.domains) if settings.tokens else {},
+        bounds=case.space.reasons(optimum_D), prices=_prices(case, found), caps=_caps(case, found),
+        law=fit.chosen,
+        provenance={"swarm": swarm_digest(fit.ratios, fit.metrics), "domains": case.domains.digest(),
                     "scale": fit.settings.scale},
     )  # fmt: skip
 
 
-def _choose(fit: Fit, objective: Objective, space: Simplex, settings: ProposeSettings) -> tuple[np.ndarray, str, str]:
-    prior_D = objective.prior_D
-    if not fit.learned(objective.coefficient_M):
-        return prior_D, "prior", "no law predicts held-out runs better than their mean: the prior stands"
-    measured_P = fit.metrics.values_PM @ objective.coefficient_M
-    tried_PD = np.concatenate([prior_D[None], space.project(fit.ratios.weights_PD)])
-    if settings.support == "hull":
-        found_D = lowest_in_hull(objective, tried_PD, settings.seed)
-    else:
-        found_D = lowest(objective, space, tried_PD[[0, 1 + int(np.argmin(measured_P))]], settings.seed)
-    found_D = _written(found_D, space)
-    if objective.value(found_D) >= objective.value(prior_D):
-        return prior_D, "prior", "no allowed mixture is predicted to be better than the prior"
-    where = "among combinations of the mixtures tried" if settings.support == "hull" else "within the bounds"
-    return found_D, "law", f"lowest loss predicted by the law {fit.chosen!r} {where}"
-
-
-def _written(weights_D: np.ndarray, space: Simplex) -> np.ndarray:
-    return np.array(in_millionths(weights_D.tolist(), space.upper_D.tolist()))
-
-
-def _estimate(fit: Fit, objective: Objective, weights_D: np.ndarray) -> Estimate:
-    loss = float(objective.loss(weights_D[None])[0])
-    residual_P = (fit.metrics.values_PM - fit.held_out_PM) @ objective.coefficient_M
-    narrow, wide = (half_width(residual_P, level) for level in LEVELS)
+def _estimate(case: Case, weights_D: np.ndarray) -> Estimate:
+    coefficient_M = case.objective.coefficient_M
+    loss = float(case.objective.loss(weights_D[None])[0])
+    narrow, wide = (float(case.fit.half_widths(weights_D[None], coefficient_M, level)[0]) for level in LEVELS)
     return Estimate(loss=loss, lo80=loss - narrow, hi80=loss + narrow, lo95=loss - wide, hi95=loss + wide)
 
 
-def _best_observed(fit: Fit, objective: Objective, space: Simplex) -> BestRun:
-    measured_P = fit.metrics.values_PM @ objective.coefficient_M
+def _best_observed(case: Case) -> BestRun:
+    fit = case.fit
+    measured_P = fit.metrics.values_PM @ case.objective.coefficient_M
     place = int(np.argmin(measured_P))
     row_1D = fit.ratios.weights_PD[[place]]
-    return BestRun(id=fit.ratios.ids[place], measured=float(measured_P[place]),
-                   predicted=float(objective.loss(row_1D)[0]), allowed=bool(space.contains(row_1D)[0]))  # fmt: skip
+    predicted, allowed = float(case.objective.loss(row_1D)[0]), bool(case.space.contains(row_1D)[0])
+    return BestRun(id=fit.ratios.ids[place], measured=float(measured_P[place]), predicted=predicted, allowed=allowed)
 
 
-def _improvement(
-    fit: Fit, objective: Objective, weights_D: np.ndarray, settings: ProposeSettings
-) -> tuple[float | None, dict[str, float]]:
-    """P(better than the prior), and the predicted improvement, by refitting to resampled runs."""
-    pair_PD = np.stack([objective.prior_D, weights_D])
-    prior, ours = objective.loss(pair_PD)
+def _improvement(case: Case, optimum_D: np.ndarray) -> dict[str, float]:
+    pair_PD = np.stack([case.objective.prior_D, optimum_D])
+    prior, ours = case.objective.loss(pair_PD)
     improvement = {"predicted": float(prior - ours)}
-    if not settings.resamples or np.array_equal(weights_D, objective.prior_D):
-        return None, improvement
-    used = np.flatnonzero(objective.coefficient_M)
-    runs = len(fit.ratios.ids)
-    random = np.random.default_rng(settings.seed)
-    counts_RP = random.multinomial(runs, np.full(runs, 1 / runs), size=settings.resamples).astype(float)
-    law = FAMILIES[fit.chosen].fit(
-        fit.ratios.weights_PD, np.tile(fit.metrics.values_PM.T[used], (settings.resamples, 1)),
-        np.repeat(counts_RP, len(used), axis=0), fit.penalty,
-    )  # fmt: skip
-    losses_PR = law.predict(pair_PD).reshape(2, settings.resamples, len(used)) @ objective.coefficient_M[used]
-    gains_R = losses_PR[0] - losses_PR[1]
-    improvement["lo80"], improvement["hi80"] = (float(point) for point in np.quantile(gains_R, [0.1, 0.9]))
-    residual_P = (fit.metrics.values_PM - fit.held_out_PM) @ objective.coefficient_M
-    error_2RE = residual_P[random.integers(runs, size=(2, settings.resamples, ERRORS))]
-    return float(np.mean(gains_R[:, None] + error_2RE[0] - error_2RE[1] > 0)), improvement
+    if case.laws:
+        losses_RP = np.stack([law.predict(pair_PD) @ case.objective.coefficient_M for law in case.laws])
+        points = np.quantile(losses_RP[:, 0] - losses_RP[:, 1], [0.1, 0.9])
+        improvement |= {"lo80": float(points[0]), "hi80": float(points[1])}
+    return improvement
 
 
-def _prices(objective: Objective, space: Simplex, weights_D: np.ndarray, settings: ProposeSettings) -> dict[str, float]:
-    """Shadow prices of caps: at the optimum every free domain has the same slope, and one at its cap a lower one."""
-    slope_D = objective.slope(weights_D)
-    if slope_D is None or not (settings.tokens and settings.epoch_cap):
-        return {}
-    at_cap_D = weights_D >= space.upper_D - 2e-6
-    free_D = ~at_cap_D & (weights_D > space.lower_D + 1e-4)
-    if not free_D.any():
-        return {}
-    level = float(np.average(slope_D[free_D], weights=weights_D[free_D]))
-    per_billion = settings.epoch_cap * BILLION / settings.tokens
-    rows = zip(space.names, slope_D, at_cap_D & (space.upper_D < 1), strict=True)
-    return {name: min(0.0, float(slope - level)) * per_billion for name, slope, held in rows if held}
+def _prices(case: Case, found: Steadied) -> Prices:
+    """Prices where a law was learned and has a slope; draws are too coarse for the differences."""
+    objective = found.objective
+    if not case.learned or case.settings.support == "draws" or objective.slope(objective.prior_D) is None:
+        return Prices(cap={}, floor={}, group={})
+    caps = case.settings.epoch_caps(case.domains) if case.settings.tokens else {}
+    per_weight_D = np.array([(case.settings.tokens or 0) / caps.get(name, 0.0) if name in caps else np.inf
+                             for name in case.fit.domains])  # fmt: skip
+    return prices(objective, case.region, found.weights_D, per_weight_D)
+
+
+def _caps(case: Case, found: Steadied) -> list[CapRow]:
+    objective, settings = found.objective, case.settings
+    if not case.learned or objective.slope(objective.prior_D) is None:
+        return []
+    tokens = settings.tokens or case.domains.total
+    budgets = settings.table_tokens or (tokens, 2 * tokens)
+    return cap_table(objective, case.objective, case.region, settings, case.domains, found.weights_D, budgets)

@@ -5,10 +5,13 @@ A law is judged on runs that it has not seen, by the size of its errors against 
 
 import math
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 
 from pipelines.recipe import Section
+
+PASSING = 0.05  # share of swarms with nothing to teach that may pass
 
 
 class MetricScore(Section):
@@ -67,9 +70,34 @@ def gain(law_PM: np.ndarray, mean_PM: np.ndarray, measured_PM: np.ndarray) -> tu
     Returns:
         Saved share of each metric's variance, averaged over runs and metrics, and its standard error over runs.
     """
-    variance_M = np.maximum(measured_PM.var(axis=0), 1e-24)
-    saved_P = (((mean_PM - measured_PM) ** 2 - (law_PM - measured_PM) ** 2) / variance_M).mean(axis=1)
+    saved_P = _saved(law_PM, mean_PM, measured_PM)
     return float(saved_P.mean()), float(saved_P.std(ddof=1) / math.sqrt(len(saved_P))) if len(saved_P) > 1 else math.inf
+
+
+def _saved(law_PM: np.ndarray, mean_PM: np.ndarray, measured_PM: np.ndarray) -> np.ndarray:
+    """Squared error that the law saves for each run (P,), in variances, averaged over metrics."""
+    variance_M = np.maximum(measured_PM.var(axis=0), 1e-24)
+    return (((mean_PM - measured_PM) ** 2 - (law_PM - measured_PM) ** 2) / variance_M).mean(axis=1)
+
+
+def beats_mean(law_PM: np.ndarray, mean_PM: np.ndarray, measured_PM: np.ndarray) -> bool:
+    """Whether a law predicts runs that it has not seen better than their mean does: on the whole, and run by run.
+
+    On the whole it must save more than 2 / P of the variance, which the best constant would. The runs are counted by
+    Wilcoxon's signed ranks: in heavy-tailed losses a standard error belongs to the one run furthest out.
+
+    Args:
+        law_PM: held-out predictions of the law.
+        mean_PM: held-out predictions by the mean.
+        measured_PM: measurements.
+    """
+    from scipy.stats import wilcoxon  # here, so that reading a recipe does not load SciPy
+
+    saved_P = _saved(law_PM, mean_PM, measured_PM)
+    if saved_P.mean() <= 2 / len(saved_P):
+        return False
+    found: Any = wilcoxon(saved_P, alternative="greater")
+    return float(found.pvalue) < PASSING
 
 
 def half_width(residual_P: np.ndarray, level: float) -> float:
@@ -85,6 +113,19 @@ def half_width(residual_P: np.ndarray, level: float) -> float:
     spread = float(np.sqrt(np.mean(residual_P**2)))
     usual = student_quantile(max(count - 1, 1), (1 + level) / 2) * spread
     return max(usual, float(np.abs(residual_P).max()))
+
+
+def regret(predicted_PM: np.ndarray, measured_PM: np.ndarray) -> float:
+    """What choosing by predictions costs, in standard deviations: mean over metrics and over the mean of them all."""
+    spread_M = measured_PM.std(axis=0)
+    unit_M = np.where(spread_M > 0, spread_M, 1.0)
+    both = []
+    for table_PM in (predicted_PM, measured_PM):
+        standard_PM = (table_PM - measured_PM.mean(axis=0)) / unit_M
+        both.append(np.concatenate([standard_PM, standard_PM.mean(axis=1, keepdims=True)], axis=1))
+    picked_M = np.argmin(both[0], axis=0)
+    lost_M = both[1][picked_M, np.arange(len(picked_M))] - both[1].min(axis=0)
+    return float((lost_M[:-1].mean() + lost_M[-1]) / 2)
 
 
 def mean_over(scores: Sequence[MetricScore], field: str) -> float | None:

@@ -7,6 +7,7 @@ any other row is an error that names it. P runs, D domains, M metrics.
 
 import csv
 import io
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +19,7 @@ from pipelines.errors import DataError
 from pipelines.files import write_atomically
 
 IDENTITY = ("run", "name", "index")  # olmix repeats the run's identity in its first three columns
+SCALE_COLUMNS = ("params", "tokens")  # the scale of a row, beside domains or metrics; `runs` reads them
 
 
 @dataclass(frozen=True, eq=False)
@@ -55,7 +57,7 @@ class Ratios:
         Raises:
             DataError: names the row and column of the first bad cell, or the first row that does not sum to 1.
         """
-        ids, domains, cells = _read_table(path)
+        ids, domains, cells = read_table(path)
         weights_PD = _numbers(path, ids, domains, cells)
         rounded = 0
         for row, run in enumerate(ids):
@@ -83,7 +85,7 @@ class Ratios:
         """
         check_same_names("the ratios table", self.domains, "the fitted domains", tuple(domains))
         places = [self.domains.index(name) for name in domains]
-        return Ratios(self.ids, tuple(domains), self.weights_PD[:, places], self.rounded)
+        return Ratios(self.ids, tuple(domains), np.ascontiguousarray(self.weights_PD[:, places]), self.rounded)
 
 
 @dataclass(frozen=True, eq=False)
@@ -119,7 +121,7 @@ class Metrics:
         Raises:
             DataError: names the row and column of the first cell that is not a finite number.
         """
-        ids, names, cells = _read_table(path)
+        ids, names, cells = read_table(path)
         return cls(ids, names, _numbers(path, ids, names, cells))
 
     def write_csv(self, path: Path) -> None:
@@ -139,7 +141,9 @@ class Metrics:
     def select(self, names: Sequence[str]) -> "Metrics":
         """The metrics called `names`."""
         check_same_names("the choice of metrics", tuple(names), "the table", self.names, subset=True)
-        return Metrics(self.ids, tuple(names), self.values_PM[:, [self.names.index(name) for name in names]])
+        places = [self.names.index(name) for name in names]
+        # in the layout of a table that was read: sums over another one differ in the last bit
+        return Metrics(self.ids, tuple(names), np.ascontiguousarray(self.values_PM[:, places]))
 
 
 def write_table(path: Path, ids: Sequence[str], names: Sequence[str], values: np.ndarray, key: str = "id") -> None:
@@ -151,7 +155,12 @@ def write_table(path: Path, ids: Sequence[str], names: Sequence[str], values: np
     write_atomically(path, stream.getvalue().encode())
 
 
-def _read_table(path: Path) -> tuple[tuple[str, ...], tuple[str, ...], list[list[str]]]:
+def read_table(path: Path) -> tuple[tuple[str, ...], tuple[str, ...], list[list[str]]]:
+    """Ids, names of the other columns, and cells as they are written.
+
+    Raises:
+        DataError: no such table, a name or id twice, or a row of another length.
+    """
     try:
         rows = [row for row in csv.reader(io.StringIO(path.read_text(encoding="utf-8-sig"))) if any(row)]
     except (OSError, UnicodeDecodeError, csv.Error) as error:
@@ -159,15 +168,18 @@ def _read_table(path: Path) -> tuple[tuple[str, ...], tuple[str, ...], list[list
     if len(rows) < 2 or len(rows[0]) < 2:
         raise DataError(f"{path}: expected a header (id, then names) and at least one row; found {len(rows)} lines")
     first = next((place for place, name in enumerate(rows[0]) if place and name.strip() not in IDENTITY), len(rows[0]))
-    names = tuple(name.strip() for name in rows[0][first:])
+    header = [name.strip() for name in rows[0]]
+    aside = SCALE_COLUMNS if "params" in header else ()
+    kept = [place for place in range(first, len(header)) if header[place] not in aside]
+    names = tuple(header[place] for place in kept)
     ids = tuple(row[0].strip() for row in rows[1:])
     for kind, found in (("column", names), ("id", ids)):
-        if repeated := next((name for name in found if found.count(name) > 1), None):
-            raise DataError(f"{path}: {kind} {repeated!r} appears twice")
+        if repeated := [name for name, count in Counter(found).items() if count > 1]:
+            raise DataError(f"{path}: {kind} {repeated[0]!r} appears twice")
     for run, row in zip(ids, rows[1:], strict=True):
         if len(row) != len(rows[0]):
             raise DataError(f"{path}: row {run!r} has {len(row)} cells, the header has {len(rows[0])}")
-    return ids, names, [[cell.strip() for cell in row[first:]] for row in rows[1:]]
+    return ids, names, [[row[place].strip() for place in kept] for row in rows[1:]]
 
 
 def _numbers(path: Path, ids: Sequence[str], names: Sequence[str], cells: list[list[str]]) -> np.ndarray:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from mixtures.law_base import FittedLaw
 from pipelines.errors import MissingExtra
 
 if TYPE_CHECKING:
@@ -74,6 +75,12 @@ class TreesFamily:
             data = lightgbm.Dataset(weights_PD[rows], label=values_P[rows], weight=counts_P[rows])
             boosters.append(lightgbm.train(dict(SETTINGS), data, num_boost_round=TREES))
         return Forest(tuple(boosters))
+
+    def refit(
+        self, law: FittedLaw, weights_PD: np.ndarray, values_BP: np.ndarray, counts_BP: np.ndarray, penalty: float
+    ) -> Forest:
+        """Grow all trees anew."""
+        return self.fit(weights_PD, values_BP, counts_BP, penalty)
 
     def from_json(self, saved: Mapping[str, Any]) -> Forest:
         """Read back LightGBM's text."""

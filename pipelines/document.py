@@ -4,6 +4,7 @@ On disk and between blocks documents travel as Arrow tables with one schema, so 
 datatrove's `Document` is the form that raw readers yield; `table_of` turns those into a table.
 """
 
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -54,21 +55,27 @@ STREAM = pa.schema([*SCHEMA, (FATE, pa.string()), (REASON, pa.string())])
 LICENCE_KEYS = ("licence", "license")
 """Keys of the metadata under which a source states its licence; the first one that says something counts."""
 COLUMNS = frozenset(STREAM.names) - {METADATA}
+LABELS = ("source", "domain", "language")
+"""Columns that a record's fields of the same names fill, where they are words."""
 
 
-def conform(table: pa.Table, schema: pa.Schema = SCHEMA, file: str | Path | None = None) -> pa.Table:
+def conform(
+    table: pa.Table, schema: pa.Schema = SCHEMA, file: str | Path | None = None, lost: Counter[str] | None = None
+) -> pa.Table:
     """Bring a table to the document schema: missing columns become null.
 
     Of a table without a map `metadata`, which no step of Loam wrote, other columns become that (`extra_fields`); of
-    one with it they stay behind.
+    one with it they stay behind. No file says what becomes of a document here: `fate` and `reason` begin as null. A
+    user's column that has a name of ours, `scores` or `origin`, and is of another kind is one of the others.
 
     Args:
         table: with `id` and `text`.
         schema: of documents, kept or in a stream.
         file: that the table is from, for the message.
+        lost: counts values of other columns that are left out, by reason.
 
     Raises:
-        DataError: `id` or `text` is missing, or a column cannot be cast.
+        DataError: `id` or `text` is missing or no text; or a column of a table of Loam's is of another kind.
     """
     where = f"{file}: " if file else ""
     for name in ("id", "text"):
@@ -77,19 +84,21 @@ def conform(table: pa.Table, schema: pa.Schema = SCHEMA, file: str | Path | None
             raise DataError(f"{where}documents need a column {name!r}; found: {found}; a verb is told which field is "
                             "the text by --text '{field}'")  # fmt: skip
     is_ours = METADATA in table.column_names and pa.types.is_map(table[METADATA].type)
-    columns = []
+    known = {name for name in COLUMNS - {FATE, REASON} if name in table.column_names}
+    columns: dict[str, Any] = {}
     for field in schema:
-        if field.name == METADATA and not is_ours:
-            columns.append(metadata_of(table, COLUMNS))
-            continue
-        if field.name not in table.column_names:
-            columns.append(pa.nulls(table.num_rows, field.type))
-            continue
-        try:
-            columns.append(_cast(table[field.name], field.type))
-        except (pa.ArrowInvalid, pa.ArrowNotImplementedError) as error:
-            raise DataError(f"{where}column {field.name!r} cannot be read as {field.type}: {error}") from None
-    return pa.table(columns, schema=schema)
+        if field.name in known or (field.name == METADATA and is_ours):
+            try:
+                columns[field.name] = _cast(table[field.name], field.type)
+                continue
+            except (pa.ArrowInvalid, pa.ArrowNotImplementedError) as error:
+                if is_ours or field.name in ("id", "text"):
+                    raise DataError(f"{where}column {field.name!r} cannot be read as {field.type}: {error}") from None
+                known.remove(field.name)
+        columns[field.name] = pa.nulls(table.num_rows, field.type)
+    if not is_ours and METADATA in columns:
+        columns[METADATA] = metadata_of(table, known, lost)
+    return pa.table([columns[field.name] for field in schema], schema=schema)
 
 
 def _cast(column: pa.ChunkedArray, kind: pa.DataType) -> pa.ChunkedArray:

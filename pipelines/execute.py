@@ -20,6 +20,8 @@ from pipelines.manifest import Counts
 from pipelines.progress import watch_counts
 
 SCRATCH = ".scratch"
+REJECTED_INPUTS = "rejects/input-*.parquet"
+"""In a working folder: records of a verb's inputs that could not be read."""
 
 
 def parts_of(files: Sequence[Path]) -> list[str]:

@@ -2,10 +2,13 @@
 
 A document's metadata are words by name, of bounded size: a field is kept whole or not at all, since half a reference
 would be a wrong one. Numbers, booleans and lists of strings are written as JSON. Rows (`kept_fields`) and columns
-(`metadata_of`) follow the same rules, so that a record means the same in JSON Lines, Arrow and Parquet.
+(`metadata_of`) follow the same rules, so that a record means the same in JSON Lines, Arrow and Parquet. Values that are
+left out are counted by reason: `too_long`, `too_many` (fields of a record), `nested` (objects, vectors, dates, bytes:
+what is neither words nor a number), `invalid_utf8`.
 """
 
 import json
+from collections import Counter
 from collections.abc import Collection, Iterator, Mapping
 from typing import Any
 
@@ -18,30 +21,38 @@ MAX_FIELDS = 64
 MAX_CHARS = 65_536
 """Characters of a value that is kept."""
 METADATA = "metadata"
+TOO_LONG, TOO_MANY, NESTED, TORN = "too_long", "too_many", "nested", "invalid_utf8"
 MAP = pa.map_(pa.string(), pa.string())
 
 
-def kept_fields(fields: Mapping[str, Any], known: Collection[str]) -> dict[str, str]:
+def kept_fields(fields: Mapping[str, Any], known: Collection[str], lost: Counter[str] | None = None) -> dict[str, str]:
     """What a record's other fields become: those of an object `metadata`, then scalars and lists of strings.
 
     Args:
         fields: of the record.
         known: names of fields that are kept elsewhere (text, id, URL).
+        lost: counts what is left out, by reason.
     """
+    lost = Counter() if lost is None else lost
     inside = fields.get(METADATA)
     if isinstance(inside, list):  # an Arrow map
         inside = {str(pair[0]): pair[1] for pair in inside if isinstance(pair, tuple) and len(pair) == 2}
     found: dict[str, str] = {}
     if isinstance(inside, Mapping):
-        _keep(found, ((name, _words(value, nested=True)) for name, value in inside.items()))
+        _keep(found, inside, lost, nested=True)
         known = {*known, METADATA}
-    _keep(found, ((name, _words(value)) for name, value in fields.items() if name not in known))
+    _keep(found, {name: value for name, value in fields.items() if name not in known}, lost)
     return found
 
 
-def _keep(found: dict[str, str], fields: Iterator[tuple[str, str | None]]) -> None:
-    for name, words in fields:
-        if words is not None and len(words) <= MAX_CHARS and name not in found and len(found) < MAX_FIELDS:
+def _keep(found: dict[str, str], fields: Mapping[str, Any], lost: Counter[str], nested: bool = False) -> None:
+    for name, value in fields.items():
+        if value is None or name in found:
+            continue
+        words = _words(value, nested)
+        if words is None or len(words) > MAX_CHARS or len(found) >= MAX_FIELDS:
+            lost[NESTED if words is None else TOO_LONG if len(words) > MAX_CHARS else TOO_MANY] += 1
+        else:
             found[_whole(name)] = _whole(words)
 
 
@@ -59,24 +70,31 @@ def _whole(words: str) -> str:
     return words if words.isascii() else words.encode(errors="replace").decode()
 
 
-def metadata_of(table: pa.Table, known: Collection[str]) -> pa.Array:
+def metadata_of(table: pa.Table, known: Collection[str], lost: Counter[str] | None = None) -> pa.Array:
     """The same of the columns of a table: map (N,), null where nothing is kept.
 
     Args:
         table: whose `metadata`, if it has any, is no map.
         known: names of columns that are kept elsewhere.
+        lost: counts what is left out, by reason.
     """
-    columns = dict(_columns(table, known))
+    lost = Counter() if lost is None else lost
+    columns = dict(_columns(table, known, lost))
     if not columns or not table.num_rows:
         return pa.nulls(table.num_rows, MAP)
     words = pa.chunked_array([_words_of(column) for column in columns.values()], pa.string()).combine_chunks()
     if isinstance(words, pa.ChunkedArray):
         words = pa.concat_arrays(words.chunks)
+    lost[TORN] += words.null_count - sum(column.null_count for column in columns.values())
     rows, width = table.num_rows, len(columns)
     words = words.take(pa.array(np.arange(rows * width).reshape(width, rows).T.ravel()))  # row by row
-    words = pc.if_else(pc.less_equal(pc.utf8_length(words), MAX_CHARS), words, pa.scalar(None, pa.string()))
+    short = pc.if_else(pc.less_equal(pc.utf8_length(words), MAX_CHARS), words, pa.scalar(None, pa.string()))
+    lost[TOO_LONG] += short.null_count - words.null_count
+    words = short
     there = pc.is_valid(words).to_numpy(zero_copy_only=False).reshape(rows, width)
-    there &= np.cumsum(there, axis=1) <= MAX_FIELDS
+    many = np.cumsum(there, axis=1) > MAX_FIELDS
+    lost[TOO_MANY] += int((there & many).sum())
+    there &= ~many
     names = pa.array(list(columns)).take(pa.array(np.tile(np.arange(width), rows)[there.ravel()]))
     counts = there.sum(axis=1)
     ends = np.concatenate([[0], np.cumsum(counts)]).astype(np.int32)
@@ -84,7 +102,9 @@ def metadata_of(table: pa.Table, known: Collection[str]) -> pa.Array:
     return pa.MapArray.from_arrays(offsets, names, words.filter(pa.array(there.ravel())))
 
 
-def _columns(table: pa.Table, known: Collection[str]) -> Iterator[tuple[str, pa.ChunkedArray]]:
+def _columns(
+    table: pa.Table, known: Collection[str], lost: Counter[str]
+) -> Iterator[tuple[str, pa.ChunkedArray]]:  # fmt: skip
     """Columns that are kept; those inside `metadata` win over others of their name."""
     inside: list[str] = []
     if METADATA in table.column_names and pa.types.is_struct(kind := table[METADATA].type):
@@ -93,9 +113,12 @@ def _columns(table: pa.Table, known: Collection[str]) -> Iterator[tuple[str, pa.
             inside.append(name)
             yield name, column
     for name, column in zip(table.column_names, table.columns, strict=True):
-        is_kept = name not in known and name not in inside and _is_scalar(column.type)
-        if is_kept:
+        if name in known or name in inside or (inside and name == METADATA):
+            continue
+        if _is_scalar(column.type):
             yield name, column
+        else:
+            lost[NESTED] += len(column) - column.null_count
 
 
 def _is_scalar(kind: pa.DataType) -> bool:

@@ -6,13 +6,16 @@ depend on the files alone.
 """
 
 import contextlib
+import json
 import re
 import shutil
+from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import BinaryIO
 
 import pyarrow as pa
+import pyarrow.parquet as pq
 from datatrove.data import Document
 from datatrove.pipeline.base import PipelineStep
 
@@ -21,10 +24,13 @@ from pipelines.block import BATCH_BYTES, BATCH_ROWS, WriteDocuments
 from pipelines.document import STREAM, conform, reject_nulls, table_of
 from pipelines.errors import DataError
 from pipelines.execute import SCRATCH, run_blocks
+from pipelines.extra_fields import METADATA
+from pipelines.files import write_atomically
 from pipelines.locations import RemoteFile, below, common_root, location
 from pipelines.readers import JsonReader, RawReader, Reading, TextReader
 from pipelines.splits import Split, by_batch, by_row_group, splits_of
 from pipelines.table_readers import (
+    TABLE_ERRORS,
     ArrowReader,
     CsvReader,
     ParquetReader,
@@ -45,6 +51,7 @@ FORMATS = (
     ("text", r"\.(txt|md|rst|tex)(\.gz|\.zstd?)?$"),
 )
 FEW = 16  # a big file of more than a sixteenth of all bytes would leave workers idle at the end: it is shared
+LOST = "left_out"  # folder, below the inputs', of counts of what is no metadata
 TAKEN = "Parquet, Arrow, JSON Lines, CSV, .txt or .md (plain, .gz, .zst, .zstd), or a .zip or .tar of them"
 
 
@@ -94,6 +101,7 @@ class ReadTables(PipelineStep):
     def __init__(self, files: Sequence[Path], root: Path) -> None:
         super().__init__()
         self.root = str(root)
+        self.lost: Counter[str] = Counter()  # values of other columns that are no metadata
         planners = {"parquet": by_row_group, "arrow": by_batch}
         self.tasks = [(str(file), split) for file in files
                       for split in splits_of(file, planners[format_of(file) or ""])]  # fmt: skip
@@ -105,7 +113,7 @@ class ReadTables(PipelineStep):
         name, row = below(path, location(self.root)), split.row
         batches = parquet_batches if format_of(path) == "parquet" else arrow_batches
         for batch in batches(path, split):
-            yield reject_nulls(conform(pa.Table.from_batches([batch]), STREAM, path), name, row)
+            yield reject_nulls(conform(pa.Table.from_batches([batch]), STREAM, path, self.lost), name, row)
             row += batch.num_rows
 
 
@@ -137,19 +145,23 @@ class ReadEach(PipelineStep):
 
     Args:
         tasks: reader, and the rank that it is told, of each task.
+        lost: folder for counts of what each task left out of the metadata, where it takes every field.
     """
 
     type = "reader"
     name = "each"
 
-    def __init__(self, tasks: Sequence[tuple[RawReader | ReadTables, int]]) -> None:
+    def __init__(self, tasks: Sequence[tuple[RawReader | ReadTables, int]], lost: str | None = None) -> None:
         super().__init__()
-        self.tasks = list(tasks)
+        self.tasks, self.lost = list(tasks), lost
 
     def run(self, data: object = None, rank: int = 0, world_size: int = 1) -> Iterator[Document | pa.Table]:
         """Yield the documents of task `rank`."""
         reader, local = self.tasks[rank]
+        reader.lost.clear()  # one reader may have several tasks of a process
         yield from reader.run(None, local, world_size)
+        if self.lost is not None:
+            _write_lost(Path(self.lost), f"task-{rank}", reader.lost)
 
 
 def as_documents(files: Sequence[Path], work: Path, workers: int = 1, text: str | None = None) -> list[Path]:
@@ -159,7 +171,7 @@ def as_documents(files: Sequence[Path], work: Path, workers: int = 1, text: str 
     (`part-NNNNN-MMM` where a big one is read by several tasks); records that cannot be read, and rows
     without id or text, go to `work/rejects/input-NNNNN.parquet`, where `execute.count_documents` and
     `execute.with_rejected_inputs` find and count them. Calling again after a kill resumes. Other fields of a record
-    become metadata (`extra_fields`).
+    become metadata (`extra_fields`); `left_out` counts what of them does not.
 
     Args:
         files: what the user gave.
@@ -183,7 +195,10 @@ def as_documents(files: Sequence[Path], work: Path, workers: int = 1, text: str 
         parts.append(names)
     inputs = work / SCRATCH / "inputs"
     names = [name for of_file in parts for name in of_file]
-    blocks = [ReadEach(tasks), Batches(),
+    for number, (file, of_file) in enumerate(zip(files, parts, strict=True)):
+        if not of_file:
+            _write_lost(inputs / LOST, f"file-{number}", _lost_of(file))
+    blocks = [ReadEach(tasks, str(inputs / LOST)), Batches(),
               WriteDocuments(str(inputs), [f"part-{name}" for name in names], kept="documents")]  # fmt: skip
     run_blocks(blocks, len(tasks), work, workers, "inputs")
     for name in names:
@@ -192,6 +207,34 @@ def as_documents(files: Sequence[Path], work: Path, workers: int = 1, text: str 
             shutil.copyfile(inputs / f"rejects/part-{name}.parquet", work / f"rejects/input-{name}.parquet")
     made = [[inputs / f"documents/part-{name}.parquet" for name in of_file] for of_file in parts]
     return [path for file, of_file in zip(files, made, strict=True) for path in of_file or [file]]
+
+
+def left_out(work: Path) -> dict[str, int]:
+    """What `as_documents` left out of the metadata: reason -> values; see `extra_fields`."""
+    files = sorted((work / SCRATCH / "inputs" / LOST).glob("*.json"))
+    total: Counter[str] = sum((Counter(json.loads(file.read_bytes())) for file in files), Counter())
+    return dict(sorted(total.items()))
+
+
+def _write_lost(folder: Path, name: str, lost: Counter[str]) -> None:
+    folder.mkdir(parents=True, exist_ok=True)
+    write_atomically(folder / f"{name}.json", json.dumps({reason: n for reason, n in lost.items() if n}).encode())
+
+
+def _lost_of(file: Path) -> Counter[str]:
+    """The same of a Parquet file that passes as it is, and whose columns become metadata where it is read."""
+    lost: Counter[str] = Counter()
+    with (
+        contextlib.suppress(DataError, *TABLE_ERRORS),
+        pq.ParquetFile(file) as parquet,
+    ):  # what reads it next says what is wrong
+        schema = parquet.schema_arrow
+        is_ours = METADATA in schema.names and pa.types.is_map(schema.field(METADATA).type)
+        names = [name for name in schema.names if name != "text" and not is_ours]
+        for batch in parquet.iter_batches(BATCH_ROWS, columns=names) if len(names) > 1 else ():
+            table = pa.Table.from_batches([batch])
+            conform(table.append_column("text", pa.nulls(table.num_rows, pa.string())), lost=lost)
+    return lost
 
 
 def _reader_of(file: Path, root: Path, text: str | None, most: int) -> RawReader | ReadTables | None:

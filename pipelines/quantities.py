@@ -4,6 +4,7 @@ A bare number is accepted too. The written form is kept nowhere: a resolved reci
 spellings of the same quantity give the same fingerprint.
 """
 
+import math
 import re
 from typing import Annotated
 
@@ -23,12 +24,18 @@ def parse_quantity(value: object, units: dict[str, int], kind: str) -> float:
         ValueError: not a number followed by one of `units`; the message lists them.
     """
     if isinstance(value, (int, float)) and not isinstance(value, bool):
-        return float(value)
+        return _finite(float(value), value, kind)
     match = QUANTITY.fullmatch(value.strip()) if isinstance(value, str) else None
     unit = match.group(2) if match else None
     if match is None or unit not in units:
         raise ValueError(f"{value!r} is not {kind}: write a number with one of {', '.join(u for u in units if u)}")
-    return float(match.group(1).replace("_", "")) * units[unit]
+    return _finite(float(match.group(1).replace("_", "")) * units[unit], value, kind)
+
+
+def _finite(number: float, value: object, kind: str) -> float:
+    if not math.isfinite(number):
+        raise ValueError(f"{value!r} is not {kind}: write a finite number")
+    return number
 
 
 def _tokens(value: object) -> int:

@@ -8,6 +8,7 @@ stops a run.
 import contextlib
 import io
 from abc import abstractmethod
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,7 +26,7 @@ from pipelines.archives import (
     reason_of,
 )
 from pipelines.charset import WIDE, decode, decode_within, encoding_of
-from pipelines.document import FATE, REASON, REJECTED
+from pipelines.document import FATE, LABELS, REASON, REJECTED
 from pipelines.extra_fields import METADATA, kept_fields
 from pipelines.locations import below, location
 from pipelines.records import Cutter, Record, cut, json_items, lines, record_of, whole
@@ -95,6 +96,7 @@ class RawReader(BaseReader):
         self.root = str(root)
         self.reading = reading
         self._named = {reading.text[1:-1], reading.id_field, reading.url_field} - {None}  # a text of one field, only
+        self.lost: Counter[str] = Counter()  # values of other fields that are no metadata
         self.tasks = [(str(file), split) for file in files for split in splits_of(file, self.planner_of(file))]
 
     def planner_of(self, path: Path) -> Planner | None:
@@ -165,7 +167,9 @@ class RawReader(BaseReader):
         for key in reading.metadata if fields else ():
             metadata[key] = _clean(words_of(value_at(fields, key), reading.join))
         if reading.rest and fields:
-            metadata[METADATA] = kept_fields(fields, self._named)
+            labels = {name: _clean(fields[name]) for name in LABELS if isinstance(fields.get(name), str)}
+            metadata |= labels
+            metadata[METADATA] = kept_fields(fields, {*self._named, *labels}, self.lost)
         return Document(text=text, id=self._id(place if given in (None, "") else str(given)), metadata=metadata)
 
     def _id(self, local: str) -> str:

@@ -114,10 +114,15 @@ def settings_from(model: type[AnySection], sets: Sequence[str] | None = None, **
 
 def dump_yaml(model: BaseModel) -> str:
     """A model as YAML, for people and for the run's folder."""
+    return to_yaml(model.model_dump(mode="json"))
+
+
+def to_yaml(tree: Any) -> str:
+    """Plain values as YAML, in block style."""
     stream = io.StringIO()
     yaml = YAML()
     yaml.default_flow_style = False
-    yaml.dump(model.model_dump(mode="json"), stream)
+    yaml.dump(tree, stream)
     return stream.getvalue()
 
 
@@ -129,7 +134,7 @@ def _read_yaml(path: Path) -> Any:
         line = f":{mark.line + 1}" if mark else ""
         problem = getattr(error, "problem", None) or str(error).splitlines()[0]
         raise RecipeError(f"{path}{line}: not valid YAML: {problem}") from None
-    except (OSError, UnicodeDecodeError) as error:
+    except (OSError, ValueError, RecursionError) as error:  # a date that does not exist, brackets without end
         raise RecipeError(f"{path}: cannot be read: {error}") from None
     if not isinstance(tree, Mapping):
         raise RecipeError(f"{path}: a recipe is a mapping of keys to values, this is {type(tree).__name__}")

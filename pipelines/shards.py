@@ -33,6 +33,11 @@ class Shard:
     size_bytes: int
     sha256: str
 
+    @property
+    def domain(self) -> str:
+        """The name without the number of the part that a large domain was cut into."""
+        return re.sub(r"-\d{5}-of-\d{5}$", "", self.name)
+
 
 @dataclass(frozen=True)
 class ShardSet:

@@ -19,7 +19,7 @@ from pipelines.errors import DataError
 from pipelines.execute import SCRATCH, count_documents, run_blocks
 from pipelines.extract import ExtractSettings, PageReader
 from pipelines.files import expand_inputs
-from pipelines.inputs import Batches, ReadEach, format_of, reader_for
+from pipelines.inputs import LOST, Batches, ReadEach, format_of, reader_for
 from pipelines.locations import below, is_url
 from pipelines.manifest import digest_of
 from pipelines.normalize import Normalize
@@ -114,7 +114,12 @@ def ingest(
             parts.append(f"{domain}/part-{numbers[domain]:05d}")
             owners.append(name)
             numbers[domain] += 1
-    blocks = [ReadEach(tasks), Batches(), Normalize(), WriteDocuments(str(work), parts, kept="documents")]
+    blocks = [
+        ReadEach(tasks, str(work / SCRATCH / LOST)),
+        Batches(),
+        Normalize(),
+        WriteDocuments(str(work), parts, kept="documents"),
+    ]
     run_blocks(blocks, len(tasks), work, workers, "ingest")
     counts, rows = count_documents(work, kept="documents"), _rows_by_source(work, owners, parts)
     for name, of in rows.items():

@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from pipelines.errors import DataError, LoamError, MissingExtra, RecipeError, StepError
-from pipelines.execute import SCRATCH
+from pipelines.execute import REJECTED_INPUTS, SCRATCH
 from pipelines.files import sha256_of
 from pipelines.locations import plain_name
 from pipelines.manifest import (
@@ -140,14 +140,14 @@ def perform(
 
 
 def _clear_refused(work: Path, keep: bool) -> None:
-    """Remove the working folder of a step that was refused before it did anything.
+    """Remove the working folder of a step that was refused before it did anything but read its inputs.
 
     Args:
         work: the folder.
         keep: what it has in scratch may be of use: data may be mended where settings cannot.
     """
-    held = [path for path in work.rglob("*") if not path.is_dir()]
-    if not any(keep or SCRATCH not in path.relative_to(work).parts for path in held):
+    held = [path.relative_to(work) for path in work.rglob("*") if not path.is_dir()]
+    if not any(keep or not (SCRATCH in path.parts or path.match(REJECTED_INPUTS)) for path in held):
         shutil.rmtree(work, ignore_errors=True)
 
 

@@ -20,14 +20,17 @@ from pipelines.templates import PLACE, parse_json
 from pipelines.tracing import read_origin
 
 
-def refuse_textless(made: Sequence[Path], files: Sequence[Path], work: Path, text: str) -> None:
+def refuse_textless(
+    made: Sequence[Path], files: Sequence[Path], work: Path, text: str | None, option: str = "--text"
+) -> None:
     """Stop where the fields that the text is made of are in no record.
 
     Args:
         made: what `inputs.as_documents` made of the files.
         files: what the user gave.
         work: the step's working folder.
-        text: template of the text.
+        text: template of the text; `{text}` when not given.
+        option: that says it.
 
     Raises:
         DataError: no record has text; names the fields that there are.
@@ -37,12 +40,13 @@ def refuse_textless(made: Sequence[Path], files: Sequence[Path], work: Path, tex
         return
     first = pq.read_table(rejects[0], columns=["reason", "origin"]).slice(0, 1).to_pylist()[0]
     fields = fields_of(first["origin"], common_root(files)) if first["reason"] == "no_text" else []
+    text = text or "{text}"
     wanted = [place.split(".")[0] for places in PLACE.findall(text) for place in places.split("|")]
     if fields and any(place not in fields for place in wanted):
         example = "{" + next((name for name in fields if name not in ("id", "url")), fields[0]) + "}"
         found = f"no record has the text {text}; its fields are {', '.join(fields)}"
         raise DataError(f"{first['origin']['file']}: {found}; "
-                        f"say what the text is, such as --text '{example}'")  # fmt: skip
+                        f"say what the text is, such as {option} '{example}'")  # fmt: skip
 
 
 def fields_of(origin: Mapping[str, Any], root: Path) -> list[str]:

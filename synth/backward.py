@@ -8,7 +8,7 @@ are the same four calls with prompts and limits of their own; code is cut by the
 """
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -41,28 +41,30 @@ class Draft:
     question: str = ""
 
 
-def read_segments(answer: str, draft: Draft, limits: Limits) -> Draft | str:
-    """Markers to spans."""
-    found = read_list(answer, "segments")
-    if isinstance(found, str):
-        return found
-    markers = _pairs(found, "start", str, "end", str)
-    if markers is None:
-        return "wrong_shape"
-    spans = locate_segments(draft.text, markers, limits)
-    return spans if isinstance(spans, str) else replace(draft, spans=spans)
+def span_reader(
+    first: str, last: str, kind: type, locate: Callable[[str, Any, Limits], tuple[Span, ...] | str]
+) -> Callable[[str, Draft, Limits], Draft | str]:
+    """What reads segments out of an answer.
 
+    Args:
+        first: key of a segment's beginning.
+        last: key of its end.
+        kind: type of both.
+        locate: text, pairs of both and limits to spans, or the reason why there are none.
 
-def read_lines(answer: str, draft: Draft, limits: Limits) -> Draft | str:
-    """Numbers of lines to spans."""
-    found = read_list(answer, "segments")
-    if isinstance(found, str):
-        return found
-    ranges = _pairs(found, "first", int, "last", int)
-    if ranges is None:
-        return "wrong_shape"
-    spans = locate_lines(draft.text, ranges, limits)
-    return spans if isinstance(spans, str) else replace(draft, spans=spans)
+    Returns:
+        answer, draft and limits to the draft with its spans, or the reason why not.
+    """
+
+    def read(answer: str, draft: Draft, limits: Limits) -> Draft | str:
+        found = read_list(answer, "segments")
+        if isinstance(found, str):
+            return found
+        pairs = _pairs(found, first, kind, last, kind)
+        spans = "wrong_shape" if pairs is None else locate(draft.text, pairs, limits)
+        return spans if isinstance(spans, str) else replace(draft, spans=spans)
+
+    return read
 
 
 def read_abstracts(answer: str, draft: Draft, limits: Limits) -> Draft | str:
@@ -134,6 +136,8 @@ def _lists(name: str, items: Mapping[str, Any]) -> dict[str, Any]:
     return answer_format(name, object_of(**{name: list_of(items)}))
 
 
+read_segments = span_reader("start", "end", str, locate_segments)  # markers to spans
+read_lines = span_reader("first", "last", int, locate_lines)  # numbers of lines to spans
 STAGES = (
     Stage("segment", _segment_slots, read_segments, _lists("segments", object_of(start=TEXT, end=TEXT))),
     Stage("abstract", _abstract_slots, read_abstracts, _lists("abstracts", TEXT)),

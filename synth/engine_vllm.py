@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from pipelines.errors import DataError, MissingExtra, StepError
+from pipelines.llvm_library import make_scannable
 from pipelines.model_folder import digest_model
 from synth.protocol import Capabilities, Identity, Request, Response, Usage, encode_chat
 
@@ -93,6 +94,7 @@ class VllmEngine:
         options: dict[str, Any] = {}
         try:
             vllm = importlib.import_module("vllm")
+            make_scannable()
             if not on_gpu():
                 check_heads(self.folder)
                 # A prompt in parts rewinds its generator after each, which the CPU's generators cannot do.

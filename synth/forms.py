@@ -14,11 +14,11 @@ import pyarrow as pa
 
 from synth.dialogue import Dialogue, Problem
 from synth.forms_settings import FormsSettings
-from synth.outputs import PART, Maker, Work, write_table
+from synth.outputs import PART, Maker, Work, licence_of, write_table
 
 _MESSAGES = pa.list_(pa.struct([("role", pa.string()), ("content", pa.string())]))
 _COMMON = [("id", pa.string()), ("doc_id", pa.string()), ("domain", pa.string()), ("source", pa.string()),
-           ("language", pa.string())]  # fmt: skip
+           ("language", pa.string()), ("licence", pa.string())]  # fmt: skip
 SFT = pa.schema([*_COMMON, ("messages", _MESSAGES), ("verdict", pa.string())])
 RL = pa.schema(
     [
@@ -117,7 +117,7 @@ def _row_of(problem: Problem) -> dict[str, Any]:
 
 def _common(one: Work, maker: Maker) -> dict[str, Any]:
     return {"doc_id": one.row["id"], "domain": maker.settings.sample_domain, "source": one.row["source"],
-            "language": one.row["language"]}  # fmt: skip
+            "language": one.row["language"], "licence": licence_of(one.row).get("licence")}  # fmt: skip
 
 
 def _message(role: str, content: str) -> dict[str, str]:

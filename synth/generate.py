@@ -18,6 +18,7 @@ from pipelines.progress import track
 from pipelines.store import Outcome
 from synth.asker import Asker
 from synth.engines import open_engine
+from synth.evidence_gain import summary as evidence_gain
 from synth.forms import write_forms
 from synth.kind import Inputs, Kind, Library
 from synth.ledger import Row, summary
@@ -68,8 +69,7 @@ def synthesize(
         screening: evaluation sets, and screens that need what synthesis may not import.
 
     Returns:
-        Counts over the units made of the documents drawn (and inputs that could not be read), and: what was seen, units
-        that passed each stage, tokens, acceptance.
+        Counts over the units made of the documents drawn (and unread inputs), and: seen, passed stages, acceptance.
 
     Raises:
         LoamError: the engine is not to be had (see `open_engine`), a server stayed away, or the log is not ours.
@@ -92,7 +92,8 @@ def synthesize(
             maker, settled = _maker(asker, kind, screens), settle(kind, asker.finished)
             judged = screens.run(settled, maker, asker.ledger)
     forms = _write(asker, settled, maker, judged, work, log)
-    return _outcome(asker, settled, kind, selection.seen, work, forms, judged)
+    told = {"seen": selection.seen, "budget": asker.budget.unmet or screens.unmet}
+    return _outcome(asker, settled, kind, told, work, forms, judged)
 
 
 def _publish(answers: ResponseLog, before: Sequence[Path], work: Path) -> None:
@@ -175,8 +176,8 @@ def told_by(kind: Kind, settled: Sequence[Work]) -> dict[str, Any]:
 
 
 def _outcome(
-    asker: Asker, settled: Sequence[Work], kind: Kind, seen: dict[str, int], work: Path, forms: dict[str, int],
-    judged: Sequence[Row],
+    asker: Asker, settled: Sequence[Work], kind: Kind, told: Mapping[str, Mapping[str, float]], work: Path,
+    forms: dict[str, int], judged: Sequence[Row],
 ) -> Outcome:  # fmt: skip
     reasons: dict[str, int] = {}
     for one in settled:
@@ -184,11 +185,12 @@ def _outcome(
             reasons[one.reject.reason] = reasons.get(one.reject.reason, 0) + 1
     kept = sum(one.reject is None for one in settled)
     metrics: dict[str, Any] = {
-        "seen": seen,
+        **{name: found for name, found in told.items() if found},
         **told_by(kind, settled),
         "passed_stage": passed_stages(asker.finished, kind.stages),
         "accepted_share": kept / len(settled) if settled else None,
         **summary(asker.ledger, accepted_ids(asker.finished, settled), judged),
+        **evidence_gain(settled),
         **({"forms": forms} if forms else {}),
     }
     counts = Counts(docs_in=len(settled), kept=kept, rejected=reasons)

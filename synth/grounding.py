@@ -35,6 +35,11 @@ class Likelihood(Protocol):
         """UTF-8 bytes of those."""
         ...
 
+    @property
+    def cut(self) -> bool:
+        """Whether the beginning of the context was left out, for want of room."""
+        ...
+
 
 class ConditionalScorer(Protocol):
     """A language model that scores documents after contexts.

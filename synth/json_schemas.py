@@ -7,6 +7,11 @@ TEXT: Mapping[str, Any] = {"type": "string"}
 NUMBER: Mapping[str, Any] = {"type": "integer"}
 
 
+def number_from(least: int, most: int) -> dict[str, Any]:
+    """A whole number between two, both included."""
+    return {**NUMBER, "minimum": least, "maximum": most}
+
+
 def object_of(**properties: Mapping[str, Any]) -> dict[str, Any]:
     """An object with exactly these keys.
 

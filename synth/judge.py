@@ -18,6 +18,7 @@ from pipelines.model_cost import HubModel
 from synth.asker import Asker
 from synth.engines import open_engine
 from synth.json_answers import read_object
+from synth.json_schemas import TEXT, answer_format, number_from, object_of
 from synth.kind import Stage
 from synth.ledger import Prices, Row
 from synth.outputs import Reject, Work, name_of
@@ -30,15 +31,7 @@ from synth.screening import Candidate, Finding
 from synth.verification import Limits
 
 MARKS = ("faithful", "coherent", "useful")
-_MARK = {"type": "integer", "minimum": 1, "maximum": 5}
-_SCHEMA: dict[str, Any] = {
-    "type": "object", "required": ["scores", "reason"], "additionalProperties": False,
-    "properties": {
-        "scores": {"type": "object", "required": list(MARKS), "additionalProperties": False,
-                   "properties": dict.fromkeys(MARKS, _MARK)},
-        "reason": {"type": "string"},
-    },
-}  # fmt: skip
+LEAST, MOST = 1, 5
 
 
 @dataclass(frozen=True)
@@ -62,7 +55,7 @@ def read_verdict(answer: str, draft: Any, limits: Limits) -> Verdict | str:
     marks, reason = found["scores"], found["reason"]
     if not isinstance(marks, dict) or set(marks) != set(MARKS) or not isinstance(reason, str):
         return "wrong_shape"
-    if not all(type(mark) is int and 1 <= mark <= 5 for mark in marks.values()):
+    if not all(type(mark) is int and LEAST <= mark <= MOST for mark in marks.values()):
         return "wrong_shape"
     return Verdict(marks, reason)
 
@@ -71,8 +64,8 @@ def _slots(draft: Candidate, limits: Limits) -> dict[str, str]:
     return {"source": draft.source, "sample": draft.written}
 
 
-FORMAT = {"type": "json_schema", "json_schema": {"name": "verdict", "schema": _SCHEMA, "strict": True}}
-STAGE = Stage("judge", _slots, read_verdict, FORMAT)
+_SCORES = object_of(**dict.fromkeys(MARKS, number_from(LEAST, MOST)))
+STAGE = Stage("judge", _slots, read_verdict, answer_format("verdict", object_of(scores=_SCORES, reason=TEXT)))
 
 
 class Judge:
@@ -121,6 +114,7 @@ class Judge:
         self.earlier = shared_logs(earlier, self.engine.identity)
         self.before = [replaces / self.name] if replaces else []
         self.ledger: list[Row] = []
+        self.unmet: Mapping[str, float] = {}
 
     def spend(self, ledger: Sequence[Row]) -> None:
         """Take what the stages spent off the budget, which is one for all."""
@@ -142,6 +136,7 @@ class Judge:
             answers.publish(self.work / self.name)
         asker.record_speed()
         self.ledger += asker.ledger
+        self.unmet = asker.budget.unmet
         return [self._finding(one, limits) for one in works]
 
     def _finding(self, one: Work, limits: Limits) -> Finding:

@@ -20,11 +20,13 @@ class Library:
         corpus: files of documents to retrieve from, or the folder of an index; the samples' documents when empty.
         clusters: `clusters.parquet` of the corpus's deduplication.
         embeddings: of the corpus's documents (and of questions), Parquet or .npy.
+        text: template of the text of a record of the corpus; `{text}` when not given.
     """
 
     corpus: Sequence[Path] = ()
     clusters: Path | None = None
     embeddings: Sequence[Path] = ()
+    text: str | None = None
 
 
 @dataclass(frozen=True)

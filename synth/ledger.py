@@ -128,6 +128,7 @@ class Budget:
         prices: of tokens.
         measure: tokens of a request's prompt, where that is known before it is asked.
         ended: nothing more is asked: something did not fit.
+        unmet: what that would have taken at most, and what was left.
     """
 
     tokens: int | None
@@ -135,6 +136,7 @@ class Budget:
     prices: Prices
     measure: Callable[[Request], int | None] = lambda request: None
     ended: bool = False
+    unmet: dict[str, float] = field(default_factory=dict)
     _spent_tokens: int = 0
     _spent_usd: float = 0.0
     _templates: dict[str, int] = field(default_factory=dict)
@@ -157,6 +159,7 @@ class Budget:
         if self.unlimited:
             return len(requests)
         tokens, usd, admitted = self._spent_tokens, self._spent_usd, 0
+        most = Usage()
         for request in requests if not self.ended else ():
             measured = request.metadata["stage"] in self._templates
             if admitted and not measured:
@@ -169,8 +172,20 @@ class Budget:
             admitted += 1
             if not measured:
                 break
-        self.ended = self.ended or (bool(requests) and not admitted)
+        if requests and not admitted and not self.ended:
+            self.ended, self.unmet = True, self._told(most)
         return admitted
+
+    def _told(self, most: Usage) -> dict[str, float]:
+        """What a request may take, and what is left for it; dollars to a millionth."""
+        found: dict[str, float] = {}
+        if self.tokens is not None:
+            needed = most.prompt_tokens + most.completion_tokens
+            found |= {"needed_tokens": needed, "left_tokens": max(0, self.tokens - self._spent_tokens)}
+        if self.usd is not None:
+            left = max(0.0, self.usd - self._spent_usd)
+            found |= {"needed_usd": round(self.prices.of(most) or 0.0, 6), "left_usd": round(left, 6)}
+        return found
 
     def spend(self, request: Request, response: Response) -> None:
         """Count an answer, in the order of the requests."""

@@ -10,6 +10,7 @@ import json
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Any
 
 import xxhash
@@ -18,10 +19,11 @@ from pipelines.errors import RecipeError
 from pipelines.execute import SCRATCH
 from pipelines.inputs import as_documents
 from pipelines.manifest import digest_of
+from pipelines.textless import refuse_textless
 from synth.dialogue import Dialogue
 from synth.json_answers import read_object
 from synth.json_schemas import NUMBER, TEXT, answer_format, list_of, object_of
-from synth.kind import Inputs, Stage
+from synth.kind import Inputs, Library, Stage
 from synth.outputs import licence_of
 from synth.prompt_files import prompt_language
 from synth.rag_checks import (
@@ -38,6 +40,7 @@ from synth.retrieval import Index, Passage
 from synth.retrieval_index import RECEIPT, build_index
 from synth.retrieval_settings import RagSettings
 from synth.retrieval_vectors import Vectors
+from synth.screening import Ablation
 from synth.verification import Limits
 
 MIN_PASSAGE_CHARS = 40  # a heading or a last line asks for nothing
@@ -172,6 +175,13 @@ class Rag:
         passages = render_passages(_pack(draft).passages)
         return f"{passages}\n\n{draft.question}" if draft.given else passages
 
+    def ablation(self, draft: Draft) -> Ablation | None:
+        """Question, answer, all passages, and those without the right one."""
+        pack = _pack(draft)
+        others = [one for number, one in enumerate(pack.passages, 1) if number != pack.oracle]
+        parts = (draft.question, draft.answer, render_passages(pack.passages), render_passages(others))
+        return Ablation(*parts) if pack.oracle else None
+
     def dialogue(self, draft: Draft) -> Dialogue:
         """The question with its evidence, the chain as thinking, and the answer."""
         slots = self.sample_slots(draft)
@@ -218,8 +228,9 @@ def open_rag(settings: SynthSettings, inputs: Inputs) -> Rag:
     given = library.corpus[0] if len(library.corpus) == 1 and (library.corpus[0] / RECEIPT).is_file() else None
     folder = given or inputs.work / "index"
     if given is None:
-        corpus = as_documents(library.corpus, inputs.work / SCRATCH / "corpus") if library.corpus else inputs.files
-        build_index(corpus, folder, asked)
+        build_index(
+            _corpus(library, inputs.work / SCRATCH / "corpus") if library.corpus else inputs.files, folder, asked
+        )
     index = Index(folder)
     if index.receipt["settings"] != asked.model_dump(mode="json"):
         raise RecipeError(f"{folder} was made with {index.receipt['settings']}, the recipe asks for "
@@ -229,6 +240,17 @@ def open_rag(settings: SynthSettings, inputs: Inputs) -> Rag:
     evidence = Evidence(index, settings.rag, settings.seed, library.clusters, vectors, inputs.held_out)
     known = {"index": index.identity, "barred": evidence.digest, "embeddings": vectors.digest if vectors else None}
     return Rag(evidence, settings.rag, settings.seed, digest_of(known)[:16])
+
+
+def _corpus(library: Library, work: Path) -> Sequence[Path]:
+    """The corpus as Parquet documents.
+
+    Raises:
+        DataError: no record has the text that was asked for.
+    """
+    made = as_documents(library.corpus, work, text=library.text)
+    refuse_textless(made, library.corpus, work, library.text, "--corpus-text")
+    return made
 
 
 def render_passages(passages: Sequence[Passage]) -> str:

@@ -85,6 +85,8 @@ class ResponseLog:
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None) -> None:
         self.close()
+        if error is not None and not self.size:
+            forget(self.path.parent, self.path.parent)  # refused before anything was answered: nothing to go on with
 
     def close(self) -> None:
         """Flush, and let others write."""

@@ -96,7 +96,7 @@ def _batches(files: Sequence[Path]) -> Iterator[pa.Table]:
         try:
             with pq.ParquetFile(file) as parquet:
                 for batch in parquet.iter_batches(BATCH_ROWS):
-                    whole = conform(pa.Table.from_batches([batch])).combine_chunks()
+                    whole = conform(pa.Table.from_batches([batch]), file=file).combine_chunks()
                     stated = stated_licences(whole["metadata"].combine_chunks())
                     table = whole.select(["id", "text", "source"]).append_column("licence", stated)
                     step = max(1, BATCH_BYTES * table.num_rows // max(1, table.nbytes))

@@ -36,10 +36,14 @@ class JudgeSettings(Section):
 class GroundingSettings(Section):
     """Which language model must find a document likelier after question and chain than without them.
 
+    For answers from evidence (`cot_rag`) it rejects nothing and, with `evidence`, measures what the passages do.
+
     Attributes:
         model: folder in Hugging Face format; in a run, its own language model when not given.
         hub: which model that is, and what it is assumed to cost; for `loam check` only.
-        scorer: what runs it: `transformers` or `vllm`.
+        evidence: also measure how much likelier the answer is after its passages than without them, and than after
+            the distractors alone (`cot_rag`).
+        scorer: what runs it: `transformers`, `vllm`, or `native` for a run of Loam or its checkpoint.
         max_tokens: of question, chain and document together; the model's own limit where that is smaller.
         prefix: token put before everything, so that the first token is scored too.
         dtype: of weights and activations.
@@ -50,7 +54,8 @@ class GroundingSettings(Section):
 
     model: Path | None = None
     hub: HubModel | None = None
-    scorer: Literal["transformers", "vllm"] = "transformers"
+    evidence: bool = False
+    scorer: Literal["transformers", "native", "vllm"] = "transformers"
     max_tokens: int = Field(default=4096, ge=2)
     prefix: Literal["eos", "bos", "none"] = "eos"
     dtype: Literal["float32", "bfloat16"] = "float32"

@@ -9,11 +9,37 @@ judge, who is paid for every sample, last.
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 from pipelines.decontaminate import DecontaminateSettings
 from synth.outputs import Maker, Reject, Work
 from synth.verification import Limits
+
+
+@dataclass(frozen=True)
+class Ablation:
+    """An answer and what may stand before it: what is taken away shows what it does.
+
+    Attributes:
+        question: that is answered.
+        answer: to it.
+        evidence: all passages.
+        distractors: the passages without the right one.
+    """
+
+    question: str
+    answer: str
+    evidence: str
+    distractors: str
+
+
+@runtime_checkable
+class FromEvidence(Protocol):
+    """A kind whose answers rest on passages."""
+
+    def ablation(self, draft: Any) -> Ablation | None:
+        """A finished sample in parts; None where the right passage was not given."""
+        ...
 
 
 @dataclass(frozen=True)
@@ -32,6 +58,7 @@ class Candidate:
         text: the sample.
         row: the source document.
         evidence: what the model was given to write from, where that is not the document.
+        ablation: the sample in parts, where its kind answers from passages and the right one is among them.
     """
 
     id: str
@@ -45,6 +72,7 @@ class Candidate:
     text: str
     row: Mapping[str, Any]
     evidence: str = ""
+    ablation: Ablation | None = None
 
     @property
     def source(self) -> str:
@@ -143,4 +171,5 @@ def candidate_of(one: Work, maker: Maker) -> Candidate:
         text=maker.text(one),
         row=one.row,
         evidence=maker.kind.shown(one.draft),
+        ablation=maker.kind.ablation(one.draft) if isinstance(maker.kind, FromEvidence) else None,
     )

@@ -62,6 +62,11 @@ class Screens:
         """Of each screen by name: part of what verdicts depend on."""
         return {screen.name: dict(screen.identity) for screen in self.all}
 
+    @property
+    def unmet(self) -> Mapping[str, float]:
+        """What the judge's next request would have taken, where the budget ended there."""
+        return self.judge.unmet if self.judge is not None else {}
+
     def barred(self, documents: pa.Table) -> dict[str, str]:
         """Documents that hold items of evaluation sets: id -> what was found."""
         return self.benchmarks.search(documents, DOCUMENT)

@@ -67,7 +67,7 @@ def _batches(files: Sequence[Path]) -> Iterator[pa.Table]:
         try:
             with pq.ParquetFile(file) as parquet:
                 for batch in parquet.iter_batches(BATCH_ROWS):
-                    yield conform(pa.Table.from_batches([batch]))
+                    yield conform(pa.Table.from_batches([batch]), file=file)
         except (pa.ArrowInvalid, OSError) as error:
             raise DataError(f"{file} is not readable Parquet: {error}") from None
 

@@ -141,7 +141,7 @@ def _documents(files: Sequence[Path]) -> Iterator[tuple[str, str, str]]:
         try:
             with pq.ParquetFile(file) as parquet:
                 for batch in parquet.iter_batches(1024):
-                    table = conform(pa.Table.from_batches([batch])).select(["id", "text", "domain"])
+                    table = conform(pa.Table.from_batches([batch]), file=file).select(["id", "text", "domain"])
                     for identity, text, domain in zip(
                         *(table[name].to_pylist() for name in table.column_names), strict=True
                     ):

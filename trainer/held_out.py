@@ -49,7 +49,8 @@ class Documents:
         Raises:
             DataError: a file is unreadable.
         """
-        table = pa.concat_tables([conform(_read(file, ["id", "text"])).select(["id", "text"]) for file in self.files])
+        tables = [conform(_read(file, ["id", "text"]), file=file).select(["id", "text"]) for file in self.files]
+        table = pa.concat_tables(tables)
         ids = table["id"].to_pylist()
         order = _hashed_order(ids)
         for first in range(0, len(order), ENCODED_AT_ONCE):

@@ -17,6 +17,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from pipelines.errors import DataError, StepError
 from pipelines.execute import SCRATCH
@@ -54,6 +55,7 @@ class Run:
         step: optimizer steps done, all stages together.
         loads: counts of expert choices; None for a dense model.
         streams: of each stage, made when first drawn from.
+        extra: further state that its checkpoints hold, by name.
     """
 
     recipe: TrainRecipe
@@ -66,6 +68,7 @@ class Run:
     step: int = 0
     loads: LoadLog | None = None
     streams: dict[int, BlendStream] = field(default_factory=dict)
+    extra: dict[str, Tensor] = field(default_factory=dict)
 
     @property
     def metrics(self) -> Path:
@@ -117,12 +120,12 @@ def train(
     stage_blends = blends_of_stages(recipe.stages, blends)
     check_epochs(recipe.stages, stage_blends, recipe.epoch_cap)
     with torch_threads(recipe.threads):
-        run = _begin(recipe, stage_blends, work)
+        run = begin_run(recipe, stage_blends, work)
         with track(f"train {recipe.name}", recipe.tokens, "tokens") as tracker:
             for number, stage in enumerate(recipe.stages):
                 _train_stage(run, number, stage, validation, tracker)
         if validation is not None and not _measured_at(run.metrics, run.step):
-            _append(run.metrics, _held_out_line(run, validation))
+            append_line(run.metrics, _held_out_line(run, validation))
         save_model(work / FINAL, run.model, recipe)
         if run.loads is not None:
             run.loads.write_table(work / "expert_load.parquet")
@@ -151,13 +154,23 @@ def choose_device(wanted: str) -> torch.device:
     return torch.device("cuda" if wanted != "cpu" and torch.cuda.is_available() else "cpu")
 
 
-def _begin(recipe: TrainRecipe, blends: list[Blend], work: Path) -> Run:
-    """A run at its last good checkpoint, or at step 0, with its logs cut to that step."""
+def begin_run(recipe: TrainRecipe, blends: list[Blend], work: Path, method: Mapping[str, Any] | None = None) -> Run:
+    """A run at its last good checkpoint, or at step 0, with its logs cut to that step.
+
+    Args:
+        recipe: what to train.
+        blends: of each stage.
+        work: folder to fill; may hold the files of a killed run.
+        method: what else the run's bytes depend on.
+
+    Raises:
+        DataError: `work` holds checkpoints of another run.
+    """
     work.mkdir(parents=True, exist_ok=True)
     device = choose_device(recipe.device)
     model = new_model(recipe.model, recipe.seed, PRECISIONS[recipe.precision]).to(device).train()
     described = [[(weight, shard.name, shard.sha256) for weight, shard in blend.parts] for blend in blends]
-    identity = digest_of({"recipe": recipe.model_dump(mode="json"), "blends": described})
+    identity = digest_of({"recipe": recipe.model_dump(mode="json"), "blends": described, **(method or {})})
     run = Run(recipe, blends, work, identity, device, model, make_optimizer(model, recipe.optimizer))
     if layers := list(model.routers()):
         run.loads = LoadLog(work / SCRATCH / "expert_load.bin", layers, recipe.model.experts)
@@ -169,6 +182,7 @@ def _begin(recipe: TrainRecipe, blends: list[Blend], work: Path) -> Run:
             model.load_state_dict(weights)
             restore_optimizer(model, run.optimizer, checkpoint.tensors)
             run.step = checkpoint.step
+            run.extra = {n.removeprefix("extra."): t for n, t in checkpoint.tensors.items() if n.startswith("extra.")}
             return run
     _cut_logs(run, 0, 0)
     return run
@@ -192,13 +206,13 @@ def _train_stage(run: Run, number: int, stage: StageSettings, validation: ShardS
         local = run.step - begins
         line = _train_step(run, number, stage, local)
         line["tokens"] = tokens_before + (local + 1) * stage.batch_tokens
-        _append(run.metrics, line)
+        append_line(run.metrics, line)
         tracker.update(line["tokens"], f"{stage.name} loss {line['loss']:.3f}")
         every = run.recipe.validate_every
         if validation is not None and every and run.step % every == 0:
-            _append(run.metrics, _held_out_line(run, validation))
+            append_line(run.metrics, _held_out_line(run, validation))
         if run.step % run.recipe.checkpoint_every == 0:
-            _checkpoint(run)
+            save_state(run)
     if (steps := run.step - first) > 0:
         seconds = time.perf_counter() - started
         rate = steps * stage.batch_tokens / seconds
@@ -222,8 +236,26 @@ def _train_step(run: Run, number: int, stage: StageSettings, local: int) -> dict
         whole = loss if balance is None else loss + run.recipe.model.aux_loss * balance
         (whole * share).backward()
         losses.append(loss.detach() * share)
+    return finish_step(run, stage, rate, float(torch.stack(losses).sum()))
+
+
+def finish_step(run: Run, stage: StageSettings, rate: float, mean_loss: float) -> dict[str, Any]:
+    """Clip the gradients that lie in the model, let the optimizer move, rebalance the experts.
+
+    Args:
+        run: goes one step on.
+        stage: that the step belongs to.
+        rate: learning rate, already set.
+        mean_loss: nats per token of the step.
+
+    Returns:
+        Its line of metrics.
+
+    Raises:
+        StepError: loss or gradient is not finite.
+    """
     norm = torch.nn.utils.clip_grad_norm_(run.model.parameters(), run.recipe.grad_clip)
-    mean_loss, grad_norm = float(torch.stack(losses).sum()), float(norm)
+    grad_norm = float(norm)
     if not (math.isfinite(mean_loss) and math.isfinite(grad_norm)):
         raise StepError(
             f"training {run.recipe.name}: step {run.step + 1} (stage {stage.name}) has loss {mean_loss} and gradient "
@@ -257,7 +289,8 @@ def _measured_at(metrics: Path, step: int) -> bool:
     return bool(lines) and lines[-1]["kind"] == "held_out" and lines[-1]["step"] == step
 
 
-def _append(metrics: Path, line: Mapping[str, Any]) -> None:
+def append_line(metrics: Path, line: Mapping[str, Any]) -> None:
+    """Add a line of metrics."""
     with metrics.open("a", encoding="utf-8") as file:
         file.write(json.dumps(line) + "\n")
 
@@ -267,11 +300,13 @@ def read_metrics(path: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
 
 
-def _checkpoint(run: Run) -> None:
+def save_state(run: Run) -> None:
+    """Write a checkpoint from which `begin_run` goes on."""
     with run.metrics.open("rb") as file:
         os.fsync(file.fileno())
     tensors = {f"model.{name}": tensor for name, tensor in run.model.state_dict().items()}
     tensors |= optimizer_tensors(run.model, run.optimizer)
+    tensors |= {f"extra.{name}": tensor for name, tensor in run.extra.items()}
     note = {"run": run.identity, "metrics_bytes": run.metrics.stat().st_size}
     write_checkpoint(run.checkpoints, run.step, tensors, note)
 

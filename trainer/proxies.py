@@ -1,9 +1,10 @@
 """Many small training runs at once: one proxy model per mixture, and their held-out losses as one table.
 
 Each proxy is trained by the same loop as the full model, in a pool of processes that is started once, so that torch is
-imported once; a proxy's result is one file, written when it is whole, so that a killed swarm goes on where it stood.
-The seed decides weights and data order and does not depend on the mixture: two proxies with one seed differ in nothing
-but what they read.
+imported once, or each as one task of a Slurm array or a Ray cluster. A proxy's result is one file, written when it is
+whole: it is never trained twice, and a kill loses at most what the running ones did since their last checkpoint. The
+seed decides weights and data order and does not depend on the mixture: two proxies with one seed differ in nothing but
+what they read.
 """
 
 import contextlib
@@ -16,26 +17,30 @@ import shutil
 import time
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor, as_completed
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from pipelines.errors import DataError
-from pipelines.execute import SCRATCH
+from datatrove.pipeline.base import PipelineStep
+
+from pipelines.errors import DataError, StepError
+from pipelines.execute import SCRATCH, run_blocks
+from pipelines.executors import LocalExecutor, current_executor
 from pipelines.files import sha256_of, write_atomically
 from pipelines.journal import record
 from pipelines.manifest import digest_of
 from pipelines.orphans import end_with_parent
 from pipelines.progress import track
-from pipelines.shards import Blend, ShardSet
+from pipelines.shards import Blend, Shard, ShardSet
 from pipelines.store import Outcome
 from trainer.evaluate import EvaluateSettings, evaluate
-from trainer.loop import train
+from trainer.loop import torch_threads, train
 from trainer.recipe import TrainRecipe
 
 PRELOADED = ["trainer.loop"]  # torch and numba are imported once, before the pool forks
 M_MMAP_THRESHOLD, M_TRIM_THRESHOLD = -3, -1  # of glibc's malloc.h
 HELD_BYTES = 1 << 30
+ROUTED_TOKENS = 4096  # per domain: shares of 8 experts are then known to about half a percent
 
 
 @dataclass(frozen=True)
@@ -84,6 +89,7 @@ class _Swarm:
     work: Path
     exam: Exam | None
     exam_digest: str | None
+    spare: bool
 
     def path(self, job: ProxyJob) -> Path:
         """Where a proxy's result is written."""
@@ -108,11 +114,12 @@ class _Swarm:
 
 def train_proxies(
     jobs: Sequence[ProxyJob], recipe: TrainRecipe, validation: ShardSet, work: Path, workers: int = 1,
-    exam: Exam | None = None,
+    exam: Exam | None = None, spare: bool = False,
 ) -> Outcome:  # fmt: skip
     """Train every job and measure it on every held-out shard.
 
     Writes `proxies/<id>.json` as they finish and `metrics.csv` at the end: id, then nats per token of each domain.
+    Proxies run where `pipelines.executors` says: processes of this machine, a Slurm array, a Ray cluster.
 
     Args:
         jobs: ids are unique.
@@ -121,33 +128,81 @@ def train_proxies(
         work: folder to fill; may hold results of a killed call.
         workers: processes; changes no byte.
         exam: what each proxy is asked when it is trained; the answers stand in its result as `evaluation`.
+        spare: a proxy that diverges is left out of `metrics.csv`, with its reason, instead of ending the swarm.
 
     Returns:
-        Metrics: proxies, parameters and tokens of each, domains measured.
+        Metrics: proxies, parameters and tokens of each, domains measured, and the reason of each that `failed`.
 
     Raises:
-        DataError: ids are not unique or not names, or as for `trainer.loop.train`.
+        DataError: ids are not unique or not names, all proxies failed, or as for `trainer.loop.train`.
+        StepError: a proxy diverged and is not spared.
     """
     _check_ids(jobs)
-    swarm = _Swarm(recipe, validation, work, exam, exam.identity() if exam else None)
+    swarm = _Swarm(recipe, validation, work, exam, exam.identity() if exam else None, spare)
     pending = [job for job in jobs if not swarm.is_done(job)]
     started = time.perf_counter()
-    with track("proxies", len(jobs), "proxies") as tracker:
-        done = len(jobs) - len(pending)
-        tracker.update(done)
-        for _ in _perform(pending, swarm, workers):
-            done += 1
+    executor = current_executor()
+    if isinstance(executor, LocalExecutor):
+        workers = executor.workers or workers
+        with track("proxies", len(jobs), "proxies") as tracker:
+            done = len(jobs) - len(pending)
             tracker.update(done)
+            for _ in _perform(pending, swarm, workers):
+                done += 1
+                tracker.update(done)
+    elif pending:
+        _perform_on_cluster(jobs, swarm)
     seconds = time.perf_counter() - started
     if pending:
         record("proxies", trained=len(pending), workers=workers, seconds=round(seconds, 3),
                tokens_per_s=round(len(pending) * recipe.tokens / seconds))  # fmt: skip
     results = [swarm.read(job) for job in jobs]
     domains = [shard.name for shard in validation.shards]
-    write_atomically(work / "metrics.csv", _table(results, domains).encode())
+    failed = {result["id"]: result["failed"] for result in results if "failed" in result}
+    if len(failed) == len(results):
+        raise DataError(f"all {len(failed)} proxies failed; the first: {next(iter(failed.values()), 'there is none')}")
+    write_atomically(work / "metrics.csv", _table([r for r in results if "failed" not in r], domains).encode())
     return Outcome(metrics={
         "proxies": len(jobs), "parameters": recipe.model.parameters(), "tokens_each": recipe.tokens, "domains": domains,
+        **({"failed": failed} if spare else {}),
     })  # fmt: skip
+
+
+class TrainProxies(PipelineStep):
+    """The tasks of a cluster: rank r trains job r, unless its result is there.
+
+    Args:
+        jobs: all of the swarm.
+        swarm: what they share; its folders are absolute.
+    """
+
+    type = "trainer"
+    name = "proxies"
+
+    def __init__(self, jobs: Sequence[ProxyJob], swarm: _Swarm) -> None:
+        super().__init__()
+        self.jobs, self.swarm = list(jobs), swarm
+
+    def run(self, data: object = None, rank: int = 0, world_size: int = 1) -> None:
+        """Train one proxy."""
+        if not self.swarm.is_done(self.jobs[rank]):
+            _train_one(self.jobs[rank], self.swarm)
+
+
+def _perform_on_cluster(jobs: Sequence[ProxyJob], swarm: _Swarm) -> None:
+    """One task for each job; the name of the folder of markers says which jobs, since ranks are mere numbers."""
+    ranks = digest_of([swarm.identity(job) for job in jobs])[:12]
+    validation = ShardSet(tuple(_absolute(shard) for shard in swarm.validation.shards))
+    there = replace(swarm, work=swarm.work.resolve(), validation=validation)
+    moved = [
+        replace(job, blend=Blend(tuple((weight, _absolute(shard)) for weight, shard in job.blend.parts)))
+        for job in jobs
+    ]
+    run_blocks([TrainProxies(moved, there)], len(jobs), swarm.work, name=f"proxies-{ranks}")
+
+
+def _absolute(shard: Shard) -> Shard:
+    return replace(shard, prefix=shard.prefix.resolve())
 
 
 def _perform(jobs: Sequence[ProxyJob], swarm: _Swarm, workers: int) -> Iterator[None]:
@@ -184,17 +239,35 @@ def _keep_freed_memory() -> None:
 def _train_one(job: ProxyJob, swarm: _Swarm) -> None:
     """Train one proxy and write its result."""
     folder = swarm.work / SCRATCH / "proxies" / job.id
-    outcome = train(swarm.recipe.model_copy(update={"seed": job.seed}), job.blend, folder, swarm.validation)
-    stages: list[dict[str, Any]] = outcome.metrics["stages"]
-    result = {
-        "id": job.id, "seed": job.seed, "job": swarm.identity(job),
-        "train_loss": stages[-1]["last_loss"], "held_out": outcome.metrics["held_out"],
-        "domains": {stage["name"]: stage["domains"] for stage in stages},
-    }  # fmt: skip
-    if swarm.exam is not None:
-        result["evaluation"] = _examine(folder, swarm.exam)
+    result: dict[str, Any] = {"id": job.id, "seed": job.seed, "job": swarm.identity(job)}
+    try:
+        outcome = train(swarm.recipe.model_copy(update={"seed": job.seed}), job.blend, folder, swarm.validation)
+        stages: list[dict[str, Any]] = outcome.metrics["stages"]
+        first, last = stages[0]["first_loss"], stages[-1]["last_loss"]
+        if swarm.spare and last >= first:
+            raise StepError(f"training {job.id}: the loss began at {first} and ended at {last}; lower learning_rate")
+    except StepError as error:  # not finite, or it ended where it began
+        if not swarm.spare:
+            raise
+        result["failed"] = str(error)
+    else:
+        result |= {"train_loss": last, "held_out": outcome.metrics["held_out"],
+                   "domains": {stage["name"]: stage["domains"] for stage in stages}}  # fmt: skip
+        if swarm.recipe.model.experts:
+            result["routing"] = _routing(folder, swarm)
+        if swarm.exam is not None:
+            result["evaluation"] = _examine(folder, swarm.exam)
     write_atomically(swarm.path(job), (json.dumps(result, indent=1, sort_keys=True) + "\n").encode())
-    shutil.rmtree(folder)
+    shutil.rmtree(folder, ignore_errors=True)
+
+
+def _routing(folder: Path, swarm: _Swarm) -> dict[str, Any]:
+    from trainer.checkpoint import load_model
+    from trainer.routing import routing_by_domain
+
+    length = max(stage.sequence_length for stage in swarm.recipe.stages)
+    with torch_threads(swarm.recipe.threads):
+        return routing_by_domain(load_model(folder / "final"), swarm.validation, length, ROUTED_TOKENS)
 
 
 def _examine(folder: Path, exam: Exam) -> dict[str, Any]:

@@ -247,6 +247,13 @@ class TrainRecipe(Section):
         """Tokens trained on, all stages together."""
         return sum(stage.steps * stage.batch_tokens for stage in self.stages)
 
+    @property
+    def training_flops(self) -> float:
+        """Floating-point operations of all stages, forward and backward."""
+        each = (stage.steps * stage.batch_tokens * self.model.flops_per_token(stage.sequence_length)
+                for stage in self.stages)  # fmt: skip
+        return sum(each)
+
     def require_vocabulary(self) -> None:
         """Refuse a model whose vocabulary was not filled in.
 

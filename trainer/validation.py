@@ -12,6 +12,7 @@ from typing import TypedDict
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from pipelines.errors import DataError
 from pipelines.indexed import IndexedTokens
@@ -54,16 +55,33 @@ def held_out_losses(
 
 
 def _loss_of(model: Decoder, shard: Shard, sequence_length: int, max_tokens: int) -> HeldOut:
+    total, scored = 0.0, 0
+    for losses_BS in losses_of(model, shard, sequence_length, max_tokens):
+        total += float(losses_BS.double().sum())
+        scored += losses_BS.numel()
+    return {"loss": round(total / scored, 6), "tokens": scored}
+
+
+@torch.no_grad()
+def losses_of(model: Decoder, shard: Shard, sequence_length: int, max_tokens: int) -> Iterator[Tensor]:
+    """The loss of every token but the first, in order, as batches of windows, fp32 (B, S).
+
+    Args:
+        model: in evaluation mode and fp32.
+        shard: what is scored.
+        sequence_length: window of context.
+        max_tokens: scored from the shard's beginning.
+
+    Raises:
+        DataError: the shard holds fewer than two tokens.
+    """
     tokens = np.asarray(IndexedTokens(shard.prefix).tokens)[: max_tokens + 1].astype(np.int64)
     if len(tokens) < 2:
         raise DataError(f"held-out shard {shard.name} at {shard.prefix} holds {len(tokens)} tokens, two are needed")
-    total = 0.0
     device = model.embed_tokens.weight.device
     for windows_BS in _windows(tokens, sequence_length):
         batch_BS = torch.from_numpy(windows_BS).to(device)
-        losses_BS = model.token_losses(batch_BS[:, :-1], batch_BS[:, 1:])
-        total += float(losses_BS.double().sum())
-    return {"loss": round(total / (len(tokens) - 1), 6), "tokens": len(tokens) - 1}
+        yield model.token_losses(batch_BS[:, :-1], batch_BS[:, 1:])
 
 
 def _windows(tokens: np.ndarray, length: int) -> Iterator[np.ndarray]:

@@ -7,7 +7,18 @@ from typing import Annotated, Any
 import typer
 
 from flows.steps.step import digests_of
-from flows.verb import AsJson, Inputs, Out, Sets, Workers, documents_of, run_on_documents, run_verb
+from flows.verb import (
+    AsJson,
+    Inputs,
+    Out,
+    Sets,
+    Workers,
+    documents_of,
+    given_text,
+    run_on_documents,
+    run_verb,
+    template_of,
+)
 from pipelines.errors import DataError, RecipeError
 from pipelines.execute import SCRATCH
 from pipelines.files import sha256_of
@@ -129,6 +140,8 @@ def synth(
     allow_model_change: Annotated[bool, typer.Option(help="--out may hold answers of another model")] = False,
     corpus: Annotated[list[str] | None, typer.Option(help="cot_rag: documents to retrieve from, or index/ of an "
                                                      "earlier run; INPUT when not given (repeatable)")] = None,
+    corpus_text: Annotated[str | None, typer.Option(help="cot_rag: the text of a record of --corpus, as "
+                                                    "--text says that of INPUT")] = None,
     clusters: Annotated[Path | None, typer.Option(help="cot_rag: clusters.parquet of the corpus's loam dedup")] = None,
     embeddings: Annotated[list[Path] | None, typer.Option(help="cot_rag: embeddings of the corpus's documents, "
                                                           "Parquet or .npy (repeatable)")] = None,
@@ -157,46 +170,56 @@ def synth(
     sought = documents_of(benchmarks) if benchmarks else []
     answers = {"log": log_beside(out), "replaces": out, "other_model": allow_model_change}
     indexes = [Path(one) for one in corpus or () if (Path(one) / "index.json").is_file()]
-    library = Library(indexes or (documents_of(corpus) if corpus else ()), clusters, embeddings or ())
+    passages = template_of("--corpus-text", corpus_text)
+    library = Library(indexes or (documents_of(corpus) if corpus else ()), clusters, embeddings or (), passages)
     read = {f"library-{n}": file for n, file in enumerate([*library.corpus, *library.embeddings])}
     read |= {f"benchmark-{n}": file for n, file in enumerate(sought)}
     parents = {"model": model, "clusters": clusters, "buckets": settings.rephrase.buckets, **read,
                **screen_inputs(settings, judge, grounding)}  # fmt: skip
 
     def action(documents: list[Path], work: Path) -> Outcome:
-        screening = screening_of(settings, sought, grounding, judge)
+        scratch = work / SCRATCH / "grounding"
+        screening = screening_of(settings, sought, grounding, judge, scratch=scratch)
         outcome = generate.synthesize(
             documents, work, settings, model, workers, library=library, screening=screening, **answers
         )  # fmt: skip
         return with_plot(outcome, work)
 
-    run_on_documents("synth", out, settings.asked, inputs, action, as_json, digests_of(parents))
+    digests = digests_of(parents) | ({"corpus-text": passages} if passages else {})
+    run_on_documents("synth", out, settings.asked, inputs, action, as_json, digests)
 
 
 def train(
     recipe: Annotated[str, typer.Argument(help="A recipe of kind train (or run: then everything up to the model)")],
     out: Annotated[Path | None, typer.Option("--out", "-o", help="Folder for checkpoint and metrics")] = None,
     data: Annotated[Path | None, typer.Option(help="Folder of shards (train/ and validation/, or shards)")] = None,
-    mixture: Annotated[Path | None, typer.Option(help="mixture.yaml; proportional to tokens when not given")] = None,
+    mixture: Annotated[str | None, typer.Option(help="mixture.yaml, a run of loam ablate, or a fingerprint; "
+                                                "proportional to tokens when not given")] = None,
     tokenizer: Annotated[Path | None, typer.Option(help="Tokenizer folder, for the size of the vocabulary")] = None,
     workers: Workers = 1,
     sets: Sets = None,
     as_json: AsJson = False,
-) -> None:
+) -> None:  # fmt: skip
     """Train a model on shards and a mixture."""
+    from flows.ablate_show import find_mixture
     from flows.commands.runs import kind_of, run_until
     from flows.train_verb import train_on
     from trainer.recipe import TrainRecipe
 
     if kind_of(recipe) == "run":
+        if mixture is not None:
+            raise RecipeError(f"{recipe} is of kind run, which finds its own mixture; --mixture is for kind train")
         run_until(recipe, "train", workers, sets, as_json)
         return
+    if kind_of(recipe) == "ablate":
+        raise RecipeError(f"{recipe} searches for a mixture: loam ablate does; --mixture then takes its name")
     if out is None or data is None:
         raise RecipeError(f"{recipe} is a recipe of kind train: give --data FOLDER and --out FOLDER")
     settings = load_recipe(recipe, TrainRecipe, sets or ())
-    given = {"mixture": mixture, "tokenizer": tokenizer}
+    weights = find_mixture(mixture) if mixture is not None else None
+    given = {"mixture": weights, "tokenizer": tokenizer}
     run_verb("train", out, settings, documents_of([str(data)]),
-             lambda work: train_on(settings, data, mixture, tokenizer, work), as_json, digests_of(given))  # fmt: skip
+             lambda work: train_on(settings, data, weights, tokenizer, work), as_json, digests_of(given))  # fmt: skip
 
 
 def import_(
@@ -247,11 +270,12 @@ def evaluate(
     settings = settings_from(EvaluateSettings, sets)
     folder = hf_folder_of(model)
     item_files = documents_of(items) if items else []
-    document_files = documents_of(documents) if documents else []
+    document_files, text = documents_of(documents) if documents else [], given_text()
     if not item_files and not document_files:
         raise RecipeError("nothing to evaluate on: give --items and/or --documents")
 
     def action(work: Path) -> Outcome:
-        return evaluate_files(folder, work, settings, document_files, item_files)
+        return evaluate_files(folder, work, settings, document_files, item_files, text)
 
-    run_verb("eval", out, settings, [*item_files, *document_files], action, as_json, folder_digests(folder, "model"))
+    digests = folder_digests(folder, "model") | ({"text": text} if text else {})
+    run_verb("eval", out, settings, [*item_files, *document_files], action, as_json, digests)

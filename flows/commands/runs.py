@@ -1,9 +1,9 @@
-"""Verbs on recipes and runs: run, check, plan, show, report, trace, publish, ablate."""
+"""Verbs on recipes and runs: run, check, plan, show, report, trace, publish."""
 
 import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from pydantic import ConfigDict
@@ -11,6 +11,10 @@ from pydantic import ConfigDict
 from flows.verb import AsJson, Sets, Workers
 from pipelines.errors import RecipeError
 from pipelines.recipe import Section, load_recipe
+
+if TYPE_CHECKING:
+    from flows.recipe import FlowRecipe
+    from flows.runner import RunSummary
 
 Recipe = Annotated[str, typer.Argument(help="Name of a shipped recipe, or a path")]
 Runs = Annotated[Path, typer.Option("--runs", help="Folder of all runs")]
@@ -29,7 +33,7 @@ class _Kind(Section):
 
 def register(app: typer.Typer) -> None:
     """Add this group's verbs."""
-    for verb in (run, check, plan, show, report, trace, publish, ablate):
+    for verb in (run, check, plan, show, report, trace, publish):
         app.command()(verb)
 
 
@@ -61,16 +65,10 @@ def run_until(
     runs: Path = RUNS,
 ) -> None:
     """Run the steps that `until` needs (all when None), and say what was done."""
-    from flows.graph import steps_of
     from flows.kinds import load_build
-    from flows.prefect_runner import perform_with_prefect
-    from flows.runner import execute, select_steps
     from flows.steps.publishing import deliver_run
 
-    resolved = load_build(recipe, sets or ())
-    steps = select_steps(steps_of(resolved), until)
-    perform_all = perform_with_prefect if prefect else None
-    summary = execute(resolved, steps, runs, workers, perform_all)
+    summary = perform_until(load_build(recipe, sets or ()), until, workers, prefect, runs)
     delivered = deliver_run(summary.folder) if "publish_model" in summary.performed else {}
     report_file = summary.folder / "report" / "report.html"
     how = [done.how for done in summary.performed.values()]
@@ -87,6 +85,16 @@ def run_until(
         typer.echo(f"{what}: {where}")
     if report_file.is_file():
         typer.echo(f"report: {report_file}")
+
+
+def perform_until(resolved: "FlowRecipe", until: str | None, workers: int, prefect: bool, runs: Path) -> "RunSummary":
+    """Perform the steps that `until` needs (all when None)."""
+    from flows.graph import steps_of
+    from flows.prefect_runner import perform_with_prefect
+    from flows.runner import execute, select_steps
+
+    steps = select_steps(steps_of(resolved), until)
+    return execute(resolved, steps, runs, workers, perform_with_prefect if prefect else None)
 
 
 def check(
@@ -108,16 +116,15 @@ def check(
 
 def plan(recipe: Recipe, sets: Sets = None, runs: Runs = RUNS, as_json: AsJson = False) -> None:
     """What a run would do: its steps, which are done, tokens by source and what it costs. Nothing is touched."""
-    from flows.estimate import cost_lines, cost_of
     from flows.kinds import load_build
-    from flows.plan import plan_rows, plan_table
+    from flows.plan import estimate_lines, estimates, plan_rows, plan_table
 
     resolved = load_build(recipe, sets or ())
-    rows, cost = plan_rows(resolved, runs), cost_of(resolved)
+    rows, found = plan_rows(resolved, runs), estimates(resolved, runs)
     if as_json:
-        typer.echo(json.dumps({"steps": rows, "estimate": cost}, ensure_ascii=False))
+        typer.echo(json.dumps({"steps": rows, **found}, ensure_ascii=False))
         return
-    typer.echo("\n".join([plan_table(rows), *cost_lines(resolved, cost)]))
+    typer.echo("\n".join([plan_table(rows), *estimate_lines(resolved, found)]))
 
 
 def show(run: RunFolder, as_json: AsJson = False) -> None:
@@ -175,11 +182,3 @@ def publish(
 
     delivered = deliver_run(find_run(run), target)
     typer.echo(json.dumps(delivered) if as_json else "\n".join(f"{name}: {where}" for name, where in delivered.items()))
-
-
-def ablate(
-    recipe: Recipe, sets: Sets = None, no_prefect: NoPrefect = False, workers: Workers = 0, runs: Runs = RUNS,
-    as_json: AsJson = False,
-) -> None:  # fmt: skip
-    """Run a recipe up to its verdict: swarm, proxies, law, confirmation, mixture."""
-    run_until(recipe, "mixture", workers, sets, as_json, not no_prefect, runs)

@@ -3,6 +3,7 @@
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from flows.ablate_recipe import AblationRecipe
 from flows.recipe import BuildRecipe, RunRecipe
 from flows.steps.step import Place, Step, digests_of, plain, require
 from pipelines.dedup_settings import DedupSettings
@@ -26,10 +27,15 @@ def build_steps(recipe: RunRecipe) -> list[Step]:
 
 def source_steps(recipe: BuildRecipe) -> list[Step]:
     """The steps from raw text to filtered documents, which every recipe with sources begins with."""
-    return [_collect(recipe), _ingest(recipe), _filter(recipe)]
+    return [*ingest_steps(recipe), _filter(recipe)]
 
 
-def _collect(recipe: BuildRecipe) -> Step:
+def ingest_steps(recipe: BuildRecipe | AblationRecipe) -> list[Step]:
+    """The steps from raw text to documents."""
+    return [_collect(recipe), _ingest(recipe)]
+
+
+def _collect(recipe: BuildRecipe | AblationRecipe) -> Step:
     from pipelines import sources
 
     def action(place: Place, work: Path) -> Outcome:
@@ -40,7 +46,7 @@ def _collect(recipe: BuildRecipe) -> Step:
                 inputs=lambda: sources.fingerprint_inputs(found, Path(recipe.root)))  # fmt: skip
 
 
-def _ingest(recipe: BuildRecipe) -> Step:
+def _ingest(recipe: BuildRecipe | AblationRecipe) -> Step:
     from pipelines import sources
 
     root = Path(recipe.root)

@@ -1,12 +1,14 @@
 """Steps that measure what synthetic data do: the same proxies with and without them, at equal tokens, several seeds.
 
 A seed is a pair: both arms start from the same weights. Every difference comes with Student's interval over the pairs,
-and "inconclusive" is a legal answer; PPL-pass is among the metrics, because cloze accuracy is blind to chains of
-thought at this scale (CCI4.0, arXiv:2506.07463, reports a neutral average and a gain on PPL-pass).
+and "inconclusive" is a legal answer. One metric is named before anything is trained and its verdict stands alone; those
+of the many others are corrected for their number (`mixtures/multiple.py`). PPL-pass is among them, because cloze
+accuracy is blind to chains of thought at this scale (CCI4.0, arXiv:2506.07463, reports a neutral average and a gain on
+PPL-pass).
 """
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +28,7 @@ ARMS = ("without", "with")
 
 def effect_steps(recipe: RunRecipe) -> list[Step]:
     """The steps from tokens to the effect of the synthetic domains; none when the recipe asks for none."""
-    return [] if recipe.effect is None else [_proxies(recipe, recipe.effect), _effect()]
+    return [] if recipe.effect is None else [_proxies(recipe, recipe.effect), _effect(recipe.effect)]
 
 
 def _proxies(recipe: RunRecipe, effect: EffectSettings) -> Step:
@@ -36,13 +38,15 @@ def _proxies(recipe: RunRecipe, effect: EffectSettings) -> Step:
     def action(place: Place, work: Path) -> Outcome:
         from trainer.proxies import Exam, ProxyJob, train_proxies
 
+        held_out = validation_shards(place)
+        check_primary(effect.primary, metric_names(held_out, items_of(place)))  # before hours of training, not after
         arms = arms_of(train_shards(place), domains, effect.share)
         seeds = range(model.seed + 1, model.seed + 1 + effect.seeds)
         blends = {arm: Blend.of(weights, train_shards(place)) for arm, weights in arms.items()}
         jobs = [ProxyJob(f"{arm}-seed{seed}", blends[arm], seed) for seed in seeds for arm in ARMS]
         exam = Exam(tokenizer_folder(place), place.of("plain_tokens") / "validation", tuple(items_of(place)),
                     effect.evaluate)  # fmt: skip
-        done = train_proxies(jobs, sized(model, place), validation_shards(place), work, place.workers, exam)
+        done = train_proxies(jobs, sized(model, place), held_out, work, place.workers, exam)
         return Outcome(metrics={**done.metrics, "weights": arms})
 
     settings = plain(proxy=model, domains=domains, share=effect.share, seeds=effect.seeds, evaluate=effect.evaluate)
@@ -81,28 +85,57 @@ def arms_of(shards: ShardSet, synthetic: tuple[str, ...], share: float | None) -
     }
 
 
-def _effect() -> Step:
+def metric_names(held_out: ShardSet, items: Sequence[Path]) -> list[str]:
+    """What the arms can be compared by: bits per byte by domain, accuracy and the right answers' share by benchmark.
+
+    Args:
+        held_out: one shard for each base domain.
+        items: files of evaluation items.
+    """
+    from trainer.eval_items import load_benchmarks
+
+    asked = sorted(load_benchmarks(items)[0])
+    bits = [f"bits_per_byte/{name}" for name in ("all", *(shard.name for shard in held_out.shards))]
+    return [*bits, *(f"{family}/{name}" for family in ("accuracy", "gold_probability") for name in asked)]
+
+
+def check_primary(primary: str, names: Sequence[str]) -> None:
+    """Say so where the metric that decides is not measured.
+
+    Raises:
+        DataError: it is not; names those that are.
+    """
+    if primary not in names:
+        raise DataError(f"effect.primary is {primary!r}, which is not measured; there are: {', '.join(sorted(names))}")
+
+
+def _effect(settings: EffectSettings) -> Step:
     def action(place: Place, work: Path) -> Outcome:
         results = [json.loads(path.read_text()) for path in sorted(place.of("effect_proxies").glob("proxies/*.json"))]
-        found = compare_arms(results)
+        found = compare_arms(results, settings.primary)
         write_atomically(work / "effect.json", (json.dumps(found, indent=1, sort_keys=True) + "\n").encode())
         return Outcome(metrics={"effect": found})
 
-    return Step("effect", action, "differences between the arms, with intervals", {}, ["effect_proxies"],
-                ("pipelines", "mixtures"))  # fmt: skip
+    return Step("effect", action, "differences between the arms, with intervals", plain(primary=settings.primary),
+                ["effect_proxies"], ("pipelines", "mixtures"))  # fmt: skip
 
 
-def compare_arms(results: list[dict[str, Any]]) -> dict[str, dict[str, Any]]:
+def compare_arms(results: list[dict[str, Any]], primary: str) -> dict[str, dict[str, Any]]:
     """What the synthetic domains change in every metric.
 
     Args:
         results: of the proxies of both arms, with their `evaluation`.
+        primary: the metric that was named before; its verdict is its own, those of the others are Holm's.
 
     Returns:
-        metric -> means of both arms, mean of the paired differences (with minus without), its 95% interval, pairs, and
-        a verdict: better, worse or inconclusive.
+        metric -> means of both arms, mean of the paired differences (with minus without), its 95% interval, pairs, the
+        p-value as it is and corrected, whether it is primary, and a verdict: better, worse or inconclusive.
+
+    Raises:
+        DataError: `primary` was not measured.
     """
-    from mixtures.compare import compare
+    from mixtures.compare import LEVEL, compare
+    from mixtures.multiple import holm, paired_p
 
     arms: dict[str, dict[int, dict[str, float]]] = {arm: {} for arm in ARMS}
     for result in results:
@@ -117,7 +150,14 @@ def compare_arms(results: list[dict[str, Any]]) -> dict[str, dict[str, Any]]:
         found[metric] = {
             "without": sum(without) / len(seeds), "with": sum(with_) / len(seeds), "pairs": verdict.pairs,
             "difference": sign * verdict.difference, "interval95": interval, "verdict": verdict.verdict,
+            "p_value": paired_p(without, with_), "primary": metric == primary,
         }  # fmt: skip
+    check_primary(primary, list(found))
+    others = [one for one in found.values() if not one["primary"]]
+    found[primary]["p_corrected"] = found[primary]["p_value"]
+    for one, corrected in zip(others, holm([one["p_value"] for one in others]), strict=True):
+        one["p_corrected"] = corrected
+        one["verdict"] = one["verdict"] if corrected <= 1 - LEVEL else "inconclusive"
     return found
 
 

@@ -1,29 +1,93 @@
-"""Steps that find the mixture: swarm, proxies, laws and proposal, confirmation, verdict.
+"""Steps that find the mixture: swarm, proxies at every scale, laws and proposal; `flows/steps/confirming.py` goes on.
 
-`mixtures` proposes and reads tables, `trainer` is handed Blends; only this module knows both. Held-out loss is measured
-per base domain on the documents that `plain_tokens` held out, which no mixture was trained on.
+`mixtures` proposes and reads tables, `trainer` is handed Blends; only these steps know both. Where shards come from is
+a `SwarmData`, so that a whole run and a recipe of domains that exist already (`flows/ablate_recipe.py`) share them.
+Held-out loss is measured on documents that no mixture was trained on.
 """
 
-import csv
 import json
-from collections.abc import Mapping
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from flows.recipe import RunRecipe
+from flows.recipe import AblateSettings, RunRecipe
 from flows.steps.language_model import sized
+from flows.steps.search_cost import proxy_of
 from flows.steps.step import Place, Step, plain
+from pipelines.errors import DataError
 from pipelines.files import write_atomically
+from pipelines.manifest import read_manifest
 from pipelines.shards import Blend, ShardSet
+from pipelines.source_settings import SourceSettings
 from pipelines.store import Outcome
+from trainer.recipe import TrainRecipe
+
+if TYPE_CHECKING:
+    from mixtures.fitting import Fit
+    from mixtures.ladder import Ladder
+    from mixtures.proposal import Proposal
+    from mixtures.scale import Scale
+    from mixtures.tables import Metrics, Ratios
 
 MIXTURES = ("pipelines", "mixtures")
 BOTH = ("pipelines", "mixtures", "trainer")
+CUT = re.compile(r"-\d{5}-of-\d{5}$")  # of a domain that is several shards
+SEED = re.compile(r"-seed(\d+)$")  # of a run that is a replicate: `prior-seed3`
+LEAST_MIXTURES = 4  # distinct ones, that a law can be fitted to
+
+
+@dataclass(frozen=True)
+class SwarmData:
+    """Where the proxies of a flow read.
+
+    Attributes:
+        train: what may be trained on.
+        validation: held-out documents, one shard for each name that a loss is measured of.
+        sized: a training recipe with the vocabulary that the shards were made with.
+        parents: steps that these come from.
+        inputs: digests of outside files that they come from.
+        licences: base domain -> licence, where it is known.
+    """
+
+    train: Callable[[Place], ShardSet]
+    validation: Callable[[Place], ShardSet]
+    sized: Callable[[TrainRecipe, Place], TrainRecipe] = sized
+    parents: tuple[str, ...] = ()
+    inputs: Callable[[], Mapping[str, str]] = dict
+    licences: Mapping[str, str] = field(default_factory=dict)
 
 
 def mixing_steps(recipe: RunRecipe) -> list[Step]:
-    """The steps from tokenized domains to a chosen mixture."""
-    return [_swarm(recipe), _proxies(recipe), _law(recipe), _confirm(recipe), _mixture(recipe)]
+    """The steps of a whole run from tokenized domains to a chosen mixture."""
+    data = SwarmData(train_shards, validation_shards, parents=("tokens", "plain_tokens", "tokenizer"),
+                     licences=licences_of(recipe.sources))  # fmt: skip
+    return search_steps(recipe.ablate, data, recipe.train)
+
+
+def search_steps(ablate: AblateSettings, data: SwarmData, train: TrainRecipe) -> list[Step]:
+    """The steps from shards to a chosen mixture.
+
+    Args:
+        ablate: how to search.
+        data: where proxies read.
+        train: the final run; its tokens are the horizon of caps unless `ablate.propose` has its own.
+    """
+    from flows.steps.confirming import confirm_step, mixture_step
+
+    horizon = ablate.propose.tokens or sum(stage.tokens for stage in train.stages)
+    proxies = [_proxies(ablate, data, horizon, name) for name in ("", *ablate.larger)]
+    return [_swarm(ablate, data), *proxies, _law(ablate, data, train, horizon), confirm_step(ablate, data, horizon),
+            mixture_step(ablate, data, train, horizon)]  # fmt: skip
+
+
+def licences_of(sources: Mapping[str, SourceSettings]) -> dict[str, str]:
+    """Base domain -> licence, of domains whose sources all state the same."""
+    stated: dict[str, set[str | None]] = {}
+    for name, source in sources.items():
+        stated.setdefault(source.domain or name, set()).add(source.licence)
+    return {domain: one for domain, found in stated.items() for one in found if len(found) == 1 and one}
 
 
 def train_shards(place: Place) -> ShardSet:
@@ -40,125 +104,211 @@ def validation_shards(place: Place) -> ShardSet:
     return load_shards(place.of("plain_tokens") / "validation")
 
 
-def _swarm(recipe: RunRecipe) -> Step:
+def domain_tokens(shards: ShardSet) -> dict[str, int]:
+    """Tokens of each domain, whose shards may be several."""
+    held: dict[str, int] = {}
+    for shard in shards.shards:
+        name = CUT.sub("", shard.name)
+        held[name] = held.get(name, 0) + shard.tokens
+    return held
+
+
+def _swarm(ablate: AblateSettings, data: SwarmData) -> Step:
     def action(place: Place, work: Path) -> Outcome:
         from mixtures.design import design_swarm
         from mixtures.mixture import Domain, Domains
 
-        shards = train_shards(place).shards
-        domains = Domains(domains=tuple(Domain(name=shard.name, unique_tokens=shard.tokens) for shard in shards))
+        domains = Domains(domains=tuple(
+            Domain(name=name, unique_tokens=tokens, licence=data.licences.get(name.partition("/")[0]))
+            for name, tokens in domain_tokens(data.train(place)).items()
+        ))  # fmt: skip
         domains.write(work / "domains.yaml")
-        ratios = design_swarm(domains, recipe.ablate.proxies, recipe.ablate.design)
-        ratios.write_csv(work / "ratios.csv")
-        return Outcome(metrics={"domains": len(shards), "mixtures": len(ratios.ids)})
+        ratios = design_swarm(domains, ablate.proxies, ablate.design)
+        for name in ("", *ablate.larger):
+            runs = ablate.larger[name].proxies if name else ablate.proxies
+            with_replicates(ratios, runs, ablate, name).write_csv(work / ratios_file(name))
+        return Outcome(metrics={"domains": len(domains), "mixtures": len(ratios.ids)})
 
-    settings = plain(design=recipe.ablate.design, proxies=recipe.ablate.proxies)
-    return Step("swarm", action, "mixtures drawn around the prior", settings, ["tokens"], MIXTURES)
+    larger = {name: scale.proxies for name, scale in ablate.larger.items()}
+    seeds = {name: proxy_of(ablate, name).seed for name in ("", *larger)}
+    settings = plain(design=ablate.design, proxies=ablate.proxies, larger=larger, anchor_seeds=ablate.anchor_seeds,
+                     seeds=seeds)  # fmt: skip
+    return Step("swarm", action, "mixtures drawn around the prior", settings, data.parents, MIXTURES, data.inputs)
 
 
-def _proxies(recipe: RunRecipe) -> Step:
+def ratios_file(scale: str) -> str:
+    """Name of the table of mixtures of a scale; the small one has no name."""
+    return f"ratios-{scale}.csv" if scale else "ratios.csv"
+
+
+def proxies_step(scale: str) -> str:
+    """Name of the step that trains the proxies of a scale."""
+    return f"proxies_{scale}" if scale else "proxies"
+
+
+def with_replicates(ratios: "Ratios", runs: int, ablate: AblateSettings, scale: str) -> "Ratios":
+    """The first mixtures of the swarm, and the prior again for each further seed, as `prior-seed2`."""
+    import numpy as np
+
+    from mixtures.tables import Ratios
+
+    first = proxy_of(ablate, scale).seed + 1
+    seeds = range(first, first + ablate.anchor_seeds)
+    ids = (*ratios.ids[:runs], *(f"{ratios.ids[0]}-seed{seed}" for seed in seeds))
+    anchor_PD = np.repeat(ratios.weights_PD[:1], len(seeds), axis=0)
+    return Ratios(ids, ratios.domains, np.concatenate([ratios.weights_PD[:runs], anchor_PD]), ratios.rounded)
+
+
+def seed_of(run: str, usual: int) -> int:
+    """The seed of a run, by its id."""
+    found = SEED.search(run)
+    return int(found.group(1)) if found else usual
+
+
+def _proxies(ablate: AblateSettings, data: SwarmData, horizon: int, scale: str) -> Step:
+    proxy = proxy_of(ablate, scale)
+
     def action(place: Place, work: Path) -> Outcome:
         from mixtures.tables import Ratios
-        from trainer.proxies import ProxyJob, train_proxies
+        from trainer.proxies import ProxyJob
 
-        shards = train_shards(place)
-        ratios = Ratios.read_csv(place.of("swarm") / "ratios.csv")
-        jobs = [ProxyJob(name, Blend.of(weights, shards), recipe.ablate.proxy.seed) for name, weights in ratios.rows()]
-        model = sized(recipe.ablate.proxy, place)
-        return train_proxies(jobs, model, validation_shards(place), work, place.workers)
+        shards = proxy_shards(ablate, data, proxy, horizon, place, work)
+        ratios = Ratios.read_csv(place.of("swarm") / ratios_file(scale))
+        jobs = [ProxyJob(run, Blend.of(weights, shards), seed_of(run, proxy.seed)) for run, weights in ratios.rows()]
+        return train_all(jobs, ablate, proxy, data, place, work)
 
-    return Step("proxies", action, "a small model for each mixture, same seed and data order",
-                plain(proxy=recipe.ablate.proxy), ["swarm", "tokens", "plain_tokens", "tokenizer"],
-                BOTH)  # fmt: skip
+    about = f"the scale {scale}: some of the mixtures" if scale else "a small model for each mixture"
+    settings = plain(proxy=proxy, **simulation(ablate, horizon))
+    return Step(proxies_step(scale), action, f"{about}, same seed and data order", settings,
+                ["swarm", *data.parents], BOTH, data.inputs)  # fmt: skip
 
 
-def _law(recipe: RunRecipe) -> Step:
+def simulation(ablate: AblateSettings, horizon: int) -> dict[str, int]:
+    """What simulated epochs depend on, for a step's settings; nothing where there are none."""
+    return {"simulated_horizon": horizon} if ablate.simulate_epochs else {}
+
+
+def proxy_shards(
+    ablate: AblateSettings, data: SwarmData, proxy: TrainRecipe, horizon: int, place: Place, work: Path
+) -> ShardSet:  # fmt: skip
+    """What the proxies of a step read: the shards, or parts of them that are repeated as often as the final run would.
+
+    Args:
+        ablate: whether epochs are simulated.
+        data: where the shards are.
+        proxy: the model, for its tokens.
+        horizon: tokens of the final run.
+        place: of the run.
+        work: the step's folder; parts are written to its scratch.
+    """
+    from pipelines.execute import SCRATCH
+    from pipelines.simulated_epochs import simulate_epochs
+
+    shards = data.train(place)
+    if not ablate.simulate_epochs:
+        return shards
+    return simulate_epochs(shards, proxy.tokens, horizon, work / SCRATCH / "limited", ablate.proxy.seed)
+
+
+def train_all(
+    jobs: list, ablate: AblateSettings, proxy: TrainRecipe, data: SwarmData, place: Place, work: Path
+) -> Outcome:  # fmt: skip
+    """Train proxies where the recipe says; those that diverge are left out with a reason."""
+    from pipelines.executors import executor_is
+    from trainer.proxies import train_proxies
+
+    with executor_is(ablate.executor):
+        return train_proxies(jobs, data.sized(proxy, place), data.validation(place), work, place.workers, spare=True)
+
+
+def _law(ablate: AblateSettings, data: SwarmData, train: TrainRecipe, horizon: int) -> Step:
     def action(place: Place, work: Path) -> Outcome:
-        from mixtures.fitting import fit_laws
+        from mixtures.ladder_files import write_ladder
         from mixtures.mixture import Domains
         from mixtures.propose import propose
-        from mixtures.tables import Metrics, Ratios
 
-        ratios = Ratios.read_csv(place.of("swarm") / "ratios.csv")
-        metrics = Metrics.read_csv(place.of("proxies") / "metrics.csv")
-        if recipe.ablate.targets:
-            metrics = metrics.select(recipe.ablate.targets)
-        fit = fit_laws(ratios, metrics, recipe.ablate.fit)
-        fit.write(work / "fit")
-        horizon = recipe.ablate.propose.tokens or sum(stage.tokens for stage in recipe.train.stages)
-        settings = recipe.ablate.propose.model_copy(update={"tokens": horizon})
+        ladder = fit_swarm(ablate, data, place)
+        scale = scale_of(data.sized(train, place)) if ablate.larger else None
+        fit = ladder.at(scale)
+        write_ladder(ladder, work / "fit")
+        settings = ablate.propose.model_copy(update={"tokens": horizon})
         proposal = propose(fit, Domains.read(place.of("swarm") / "domains.yaml"), settings)
         proposal.write(work)
-        return Outcome(metrics={"fit": fit.report(), "proposal": proposal.summary()})
+        coefficient_M = fit.target(settings.target, settings.target_weights)
+        objective = dict(zip(fit.metrics.names, coefficient_M.tolist(), strict=True))
+        write_atomically(work / "objective.json", (json.dumps(objective, indent=1) + "\n").encode())
+        noise = ladder.noise.model_dump(mode="json")
+        decision = _decision(ablate, data, train, place, fit, proposal)
+        failed = {name: _failed(place, name) for name in scales}
+        return Outcome(metrics={"fit": fit.report(), "proposal": proposal.summary(), "noise": noise, "failed": failed,
+                                "decision": decision, "scale": str(scale) if scale else None})  # fmt: skip
 
-    settings = plain(fit=recipe.ablate.fit, propose=recipe.ablate.propose, targets=recipe.ablate.targets,
-                     tokens=[stage.tokens for stage in recipe.train.stages])  # fmt: skip
-    return Step("law", action, "laws fitted, one chosen, a mixture proposed", settings, ["swarm", "proxies"], MIXTURES)
-
-
-def _confirm(recipe: RunRecipe) -> Step:
-    def action(place: Place, work: Path) -> Outcome:
-        from trainer.proxies import ProxyJob, train_proxies
-
-        shards = train_shards(place)
-        tested = {"prior"} if proposed(place)["basis"] == "prior" else {"prior", "proposal"}
-        blends = {name: Blend.of(weights, shards) for name, weights in candidates(place).items() if name in tested}
-        seeds = range(recipe.ablate.proxy.seed + 1, recipe.ablate.proxy.seed + 1 + recipe.ablate.confirm_seeds)
-        jobs = [ProxyJob(f"{name}-seed{seed}", blend, seed) for name, blend in blends.items() for seed in seeds]
-        model = sized(recipe.ablate.proxy, place)
-        return train_proxies(jobs, model, validation_shards(place), work, place.workers)
-
-    settings = plain(proxy=recipe.ablate.proxy, confirm_seeds=recipe.ablate.confirm_seeds)
-    return Step("confirm", action, "prior and proposal trained anew, several seeds each", settings,
-                ["law", "swarm", "tokens", "plain_tokens", "tokenizer"], BOTH)  # fmt: skip
+    scales = ("", *ablate.larger)
+    settings = plain(fit=ablate.fit, propose=ablate.propose, targets=ablate.targets, tokens=horizon,
+                     proxy=ablate.proxy, larger=ablate.larger, train=train)  # fmt: skip
+    parents = ["swarm", *(proxies_step(name) for name in scales), *data.parents]
+    return Step("law", action, "laws fitted, one chosen, a mixture proposed", settings, parents, MIXTURES, data.inputs)
 
 
-def proposed(place: Place) -> dict[str, Any]:
-    """What `law` proposed, and on which basis: the law, or the prior because nothing better is known."""
-    return json.loads((place.of("law") / "proposal.json").read_text())
+def _decision(
+    ablate: AblateSettings, data: SwarmData, train: TrainRecipe, place: Place, fit: "Fit", proposal: "Proposal"
+) -> dict[str, Any] | None:  # fmt: skip
+    """How few proxies would have decided the same; None where nothing was learned, or there are several scales."""
+    import numpy as np
+
+    from mixtures.cost import cost_to_decision
+
+    if ablate.larger or fit.chosen == "constant":
+        return None
+    tried = [proposal.optimum, proposal.prior, *(weights for _, weights in fit.ratios.rows())]
+    choices_XD = np.array([[weights[name] for name in fit.domains] for weights in tried])
+    coefficient_M = fit.target(ablate.propose.target, ablate.propose.target_weights)
+    flops, final = (data.sized(model, place).training_flops for model in (ablate.proxy, train))
+    return cost_to_decision(fit, coefficient_M, choices_XD, flops, final).summary()
 
 
-def candidates(place: Place) -> Mapping[str, Mapping[str, float]]:
-    """Weights of the prior (proportional to tokens) and of the proposal."""
-    from mixtures.closed_forms import proportional
-    from mixtures.mixture import Domains, Mixture
+def scale_of(model: TrainRecipe) -> "Scale":
+    """Where a training run lies between scales: parameters that a token meets, and tokens."""
+    from mixtures.scale import Scale
 
-    domains = Domains.read(place.of("swarm") / "domains.yaml")
-    return {"prior": proportional(domains), "proposal": Mixture.read(place.of("law") / "mixture.yaml").weights}
+    return Scale(model.model.active_parameters(), model.tokens)
 
 
-def target_losses(table: Path, targets: list[str]) -> dict[str, float]:
-    """Mean held-out loss over the target domains for each run of a metrics table, nats per token."""
-    with table.open(newline="") as file:
-        rows = list(csv.DictReader(file))
-    names = targets or [name for name in rows[0] if name != "id"]
-    return {row["id"]: sum(float(row[name]) for name in names) / len(names) for row in rows}
+def fit_swarm(ablate: AblateSettings, data: SwarmData, place: Place) -> "Ladder":
+    """Fit laws to the proxies of all scales; metrics that are noise are left out."""
+    from mixtures.ladder import fit_runs
+    from mixtures.runs import Runs
+
+    found = []
+    for scale in ("", *ablate.larger):
+        at = scale_of(data.sized(proxy_of(ablate, scale), place)) if ablate.larger else None
+        found.append(Runs.of(*runs_of(ablate, place, scale), at))
+    return fit_runs(sorted(found, key=lambda runs: runs.scale.order if runs.scale else (0, 0)), ablate.fit)
 
 
-def _mixture(recipe: RunRecipe) -> Step:
-    def action(place: Place, work: Path) -> Outcome:
-        from mixtures.compare import compare
-        from mixtures.mixture import Mixture
+def _failed(place: Place, scale: str) -> dict[str, str]:
+    """Why proxies of a scale were left out, by id."""
+    return read_manifest(place.of(proxies_step(scale))).metrics["failed"]
 
-        losses = target_losses(place.of("confirm") / "metrics.csv", recipe.ablate.targets)
-        groups = {
-            name: [v for k, v in losses.items() if k.startswith(f"{name}-seed")] for name in ("prior", "proposal")
-        }
-        basis = proposed(place)["basis"]
-        if basis == "prior":  # the same mixture: nothing was trained twice
-            groups["proposal"] = groups["prior"]
-        verdict = compare(groups["prior"], groups["proposal"])
-        proven = {"better": "proposal", "worse": "prior", "inconclusive": recipe.ablate.unproven}[verdict.verdict]
-        weights = dict(candidates(place)[proven])
-        horizon = sum(stage.tokens for stage in recipe.train.stages)
-        Mixture(name=proven, weights=weights, tokens=horizon, epoch_cap=recipe.ablate.propose.epoch_cap).write(
-            work / "mixture.yaml"
+
+def runs_of(ablate: AblateSettings, place: Place, scale: str) -> tuple["Ratios", "Metrics"]:
+    """The runs of a scale that did not fail, with the targets that the recipe names.
+
+    Raises:
+        DataError: too few are left for a law.
+    """
+    from mixtures.tables import Metrics, Ratios
+
+    step = proxies_step(scale)
+    metrics = Metrics.read_csv(place.of(step) / "metrics.csv")
+    metrics = metrics.select(ablate.targets) if ablate.targets else metrics
+    ratios = Ratios.read_csv(place.of("swarm") / ratios_file(scale))
+    rows = [row for row, run in enumerate(ratios.ids) if run in set(metrics.ids)]
+    left = Ratios(tuple(ratios.ids[row] for row in rows), ratios.domains, ratios.weights_PD[rows], ratios.rounded)
+    distinct = len({tuple(row) for row in left.weights_PD.tolist()})
+    if distinct < LEAST_MIXTURES and not scale:
+        raise DataError(
+            f"{len(ratios.ids) - len(rows)} of {len(ratios.ids)} proxies diverged and {distinct} mixtures are left, a "
+            f"law needs {LEAST_MIXTURES}; lower learning_rate of the proxy: {step}/proxies/ says which and why"
         )
-        result = {**verdict.model_dump(mode="json"), "losses": groups, "chosen": proven, "basis": basis}
-        write_atomically(work / "verdict.json", (json.dumps(result, indent=1, sort_keys=True) + "\n").encode())
-        return Outcome(metrics=result)
-
-    settings = plain(targets=recipe.ablate.targets, unproven=recipe.ablate.unproven,
-                     tokens=[stage.tokens for stage in recipe.train.stages])  # fmt: skip
-    return Step("mixture", action, "the verdict, and the mixture to train on", settings,
-                ["confirm", "law", "swarm"], MIXTURES)  # fmt: skip
+    return left, metrics

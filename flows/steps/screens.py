@@ -28,6 +28,7 @@ from pipelines.files import expand_inputs, sha256_of, write_atomically
 from pipelines.locations import plain_name
 from pipelines.manifest import digest_of
 from pipelines.store import Outcome
+from synth.evidence_gain import EvidenceGain
 from synth.grounding import Grounding
 from synth.recipe import SynthSettings
 from synth.screen_settings import GroundingSettings, JudgeSettings
@@ -42,6 +43,7 @@ LEAST_CHARS = 80  # of what was written, for the same reason
 def screening_of(
     settings: SynthSettings, benchmarks: Sequence[Path] = (), language_model: Path | None = None,
     judge_model: Path | None = None, earlier: Sequence[Path] = (), decontaminate: DecontaminateSettings | None = None,
+    scratch: Path | None = None,
 ) -> Screening:  # fmt: skip
     """What a flow hands in to screen samples with.
 
@@ -52,6 +54,7 @@ def screening_of(
         judge_model: folder, where the recipe names none.
         earlier: folders `judge/` of other runs.
         decontaminate: what counts as holding an item, where the recipe does not say.
+        scratch: where a native checkpoint is exported to.
 
     Raises:
         RecipeError: grounding is asked for, and there is no model for it.
@@ -60,7 +63,7 @@ def screening_of(
     hooks += [PersonalData()] if settings.screen.personal_data else []
     hooks += [UnsafeWords(words_path(settings.screen.words))] if settings.screen.words else []
     if settings.grounding is not None:
-        hooks.append(_grounding(settings.grounding, language_model))
+        hooks += _grounding(settings.grounding, language_model, scratch)
     named = expand_inputs(settings.screen.benchmarks) if settings.screen.benchmarks else []
     return Screening([*benchmarks, *named], hooks, earlier, judge_model, decontaminate)
 
@@ -70,12 +73,26 @@ def words_path(given: Path) -> Path:
     return list_path(str(given), Path())
 
 
-def _grounding(settings: GroundingSettings, model: Path | None) -> Grounding:
+def _grounding(settings: GroundingSettings, model: Path | None, scratch: Path | None) -> list[Screen]:
     folder = settings.model or model
     if folder is None:
         raise RecipeError("grounding needs a language model: give --grounding MODEL, or grounding.model in the recipe")
-    shared = settings.model_dump(exclude={"model", "hub"})
-    return Grounding(ConditionalScorer(folder, PerplexitySettings(**shared)))
+    shared = settings.model_dump(exclude={"model", "hub", "evidence"})
+    if settings.scorer == "native":  # the reference's own code scores it, which the export is proven equal to
+        folder, shared["scorer"] = _exported(folder, scratch), "transformers"
+    scorer = ConditionalScorer(folder, PerplexitySettings(**shared))
+    return [Grounding(scorer), *([EvidenceGain(scorer)] if settings.evidence else [])]
+
+
+def _exported(source: Path, scratch: Path | None) -> Path:
+    from flows.train_verb import checkpoint_of
+    from trainer.export import export_hf
+
+    checkpoint, tokenizer = checkpoint_of(source)
+    if scratch is None:
+        raise RecipeError("grounding.scorer native is for `loam synth`; a run scores with its own exported model")
+    export_hf(checkpoint, scratch, tokenizer)
+    return scratch
 
 
 class PersonalData:

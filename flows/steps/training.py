@@ -6,6 +6,7 @@ from flows.recipe import RunRecipe
 from flows.steps.language_model import TRAINER, sized, tokenizer_folder
 from flows.steps.mixing import train_shards, validation_shards
 from flows.steps.step import Place, Step, plain
+from flows.train_verb import check_mixture
 from pipelines.shards import Blend
 from pipelines.store import Outcome
 
@@ -20,10 +21,9 @@ def _train(recipe: RunRecipe) -> Step:
         from mixtures.mixture import Mixture
         from trainer.loop import train
 
-        mixture = Mixture.read(place.of("mixture") / "mixture.yaml")
-        model = sized(recipe.train, place)
-        capped = model.model_copy(update={"epoch_cap": model.epoch_cap or mixture.epoch_cap})
-        return train(capped, Blend.of(mixture.weights, train_shards(place)), work, validation_shards(place))
+        mixture, shards = Mixture.read(place.of("mixture") / "mixture.yaml"), train_shards(place)
+        check_mixture(mixture, shards, recipe.train.tokens)
+        return train(sized(recipe.train, place), Blend.of(mixture.weights, shards), work, validation_shards(place))
 
     return Step("train", action, "the full model, stage by stage", plain(train=recipe.train),
                 ["mixture", "tokens", "plain_tokens", "tokenizer"], ("pipelines", "mixtures", "trainer"))  # fmt: skip

@@ -1,5 +1,6 @@
 """Perplexity against programs that others wrote: lm-evaluation-harness, and vLLM."""
 
+import importlib
 import importlib.util
 from pathlib import Path
 
@@ -68,6 +69,7 @@ def test_sums_agree_with_lm_evaluation_harness(model: Path, tmp_path: Path):
 @pytest.mark.slow
 @needs_vllm
 def test_sums_agree_with_vllm(model: Path, tmp_path: Path):
+    importlib.import_module("numba")  # as after kernels ran in this process, which vLLM's start must bear
     settings = {"long_documents": "disjoint", "max_tokens": 100}
     mine = scores(model, tmp_path, "transformers", **settings)
     theirs = scores(model, tmp_path, "vllm", scorer="vllm", **settings)

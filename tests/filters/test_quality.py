@@ -200,3 +200,10 @@ def test_human_labels(shared, tmp_path):
     area, low, high = auc_interval(labels, scores)
     assert low < area < high
     assert area > 0.75
+
+
+def test_a_file_without_text_is_named(tmp_path):
+    file = tmp_path / "in.parquet"
+    pq.write_table(pa.table({"id": ["a"], "label": [1]}), file)
+    with pytest.raises(DataError, match=f"^{file}: documents need a column 'text'; found: id, label; "):
+        train_quality([file], tmp_path / "out", QualitySettings())

@@ -1,5 +1,6 @@
 """Every verb on files writes what was promised; the number of workers changes nothing; pipes get data and no noise."""
 
+import inspect
 import json
 import random
 import subprocess
@@ -10,12 +11,14 @@ from typing import Any
 import pyarrow.parquet as pq
 import pytest
 
+from flows.cli import app
 from pipelines.document import conform, table_of
 from pipelines.manifest import MANIFEST
 from tests.conftest import SENTENCES
 from tests.flows.conftest import (
     TINY,
     Command,
+    Fails,
     Loam,
     Works,
     article,
@@ -142,6 +145,23 @@ def test_perplexity_then_buckets(works: Works, tmp_path: Path, tiny_documents: P
     assert {name: found.count(name) for name in set(found)} == {"high": 4, "mid": 4, "low": 4}
 
 
+def test_buckets_take_the_folder_of_perplexity(works: Works, tiny_documents: Path, tiny_model: Path) -> None:
+    works("perplexity", tiny_documents, "--model", tiny_model, "-o", "p")
+    by_folder, by_files = works("buckets", "p", "-o", "b"), works("buckets", "p/scores/*.parquet", "-o", "c")
+    assert by_folder["metrics"] == by_files["metrics"]
+    assert rows(Path("b")) == rows(Path("c"))
+    assert Path("b/policy.json").read_bytes() == Path("p/policy.json").read_bytes()
+
+
+def test_a_missing_gpu_is_said(fails: Fails, tiny_documents: Path, tiny_model: Path) -> None:
+    import torch
+
+    if torch.cuda.is_available():
+        pytest.skip("there is one")
+    fails(3, "no CUDA device on this machine; --set device=cpu", "perplexity", tiny_documents, "--model", tiny_model,
+          "--set", "device=cuda", "-o", "p")  # fmt: skip
+
+
 def test_synth_counts_what_a_random_model_says(works: Works, tmp_path: Path, tiny_model: Path) -> None:
     documents = write_jsonl(tmp_path / "a.jsonl", {"id": "a", "text": " ".join(SENTENCES * 2)})
     done = works("synth", documents, "--recipe", "cot_backward", "--engine", "transformers", "--model", tiny_model,
@@ -194,6 +214,27 @@ def test_import_export_and_eval(works: Works, tmp_path: Path, tiny_model: Path, 
     assert done["metrics"]["benchmarks"]["quiz"]["items"] == 1
 
 
+def test_verbs_on_documents_are_told_what_the_text_is() -> None:
+    groups = [app, *(group.typer_instance for group in app.registered_groups if group.typer_instance)]
+    verbs = [(command.name, command.callback) for group in groups for command in group.registered_commands]
+    options = {name or verb.__name__: set(inspect.signature(verb).parameters) for name, verb in verbs if verb}
+    told = {name for name, names in options.items() if "text" in names}
+    filters = {"language", "filter", "safety", "licences", "dedup", "pii", "decontaminate", "score"}
+    assert told >= {*filters, "tokenize", "perplexity", "synth", "eval"}
+    assert "corpus_text" in options["synth"]
+    assert told.isdisjoint({"extract", "buckets", "ensemble", "verify"})  # pages, scores and shards have no records
+
+
+def test_eval_is_told_what_the_text_is(works: Works, fails: Fails, tmp_path: Path, tiny_model: Path) -> None:
+    rows = [{"id": f"d{n}", "body": f"{sentence} {n}"} for n, sentence in enumerate(SENTENCES)]
+    named = write_jsonl(tmp_path / "named.jsonl", *rows)
+    plain = write_jsonl(tmp_path / "plain.jsonl", *({"id": row["id"], "text": row["body"]} for row in rows))
+    fails(3, "its fields are id, body; say what the text is, such as --text '{body}'",
+          "eval", tiny_model, "--documents", named, "-o", "x")  # fmt: skip
+    told = works("eval", tiny_model, "--documents", named, "--text", "{body}", "-o", "a")
+    assert told["metrics"] == works("eval", tiny_model, "--documents", plain, "-o", "b")["metrics"]
+
+
 def test_train_on_shards(works: Works, tmp_path: Path, tiny_documents: Path, tiny_model: Path) -> None:
     works("tokenize", tiny_documents, "--tokenizer", tokenizer_of(tiny_model), "-o", "t")
     recipe = tmp_path / "small.yaml"
@@ -209,7 +250,8 @@ stages: [{name: main, tokens: 512, sequence_length: 16, batch_tokens: 64, learni
 
 
 def test_check_and_plan_touch_nothing(works: Works, tmp_path: Path) -> None:
-    assert works("check", "quickstart")["accounts"]["proxy_runs"] == {"swarm": 24, "confirmation": 6}
+    search = works("check", "quickstart")["accounts"]["search"]
+    assert {part: search[part]["runs"] for part in search} == {"swarm": 24 + 2, "confirmation": 4 * 3}
     planned: Any = works("plan", TINY)
     assert {row["state"] for row in planned["steps"]} == {"to do"}
     assert list(tmp_path.iterdir()) == []

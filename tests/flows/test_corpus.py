@@ -190,8 +190,8 @@ def test_what_does_not_hold_is_refused(change: str, words: str, tmp_path: Path, 
 
 
 def test_run_performs_runs_and_corpora_only(fails: Fails):
-    fails(2, "kind run and corpus", "run", "proxy-tiny")
-    with pytest.raises(RecipeError, match="kind run and corpus"):
+    fails(2, "kind run, corpus and ablate", "run", "proxy-tiny")
+    with pytest.raises(RecipeError, match="kind run, corpus and ablate"):
         load_build("cot_backward")
 
 

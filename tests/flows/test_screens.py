@@ -1,20 +1,25 @@
 """Screens that flows hand to synthesis, the verb's options for them, and what a run publishes of them."""
 
 import json
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
 import pyarrow.parquet as pq
 import pytest
+import torch
+from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from flows.steps.screens import Language, PersonalData, UnsafeWords, screening_of
 from pipelines.errors import RecipeError
 from synth.recipe import SynthSettings
 from synth.screening import Candidate
 from synth.verification import REASONS, Limits
-from tests.flows.conftest import Works
+from tests.flows.conftest import Works, write_jsonl
 from tests.synth.conftest import CAVES, GOOD, Server, completion, stage_of, write_documents
 from tests.synth.conftest import server as one_server
+from tests.synth.rag_reader import Reader
+from tests.synth.test_rag import ANSWER, CORPUS, QUESTION
 
 server = one_server
 
@@ -118,6 +123,53 @@ def test_grounding_by_the_verb(works: Works, tmp_path: Path, documents: Path, se
     assert done["counts"]["rejected"] == {"no_grounding_gain": 1}
     [reject] = pq.read_table(tmp_path / "gone" / "rejects").to_pylist()
     assert dict(reject["facts"])["grounding_gain_nats_per_byte"] == facts["grounding_gain_nats_per_byte"]
+
+
+def question_with_corpus(folder: Path) -> list[object]:
+    """Options of `cot_rag` for one question, whose answer stands in one of the documents."""
+    asked = write_jsonl(folder / "q.jsonl", {"id": "q", "text": QUESTION, "answer": ANSWER, "doc_id": "source"})
+    corpus = write_jsonl(folder / "c.jsonl", *({"id": name, "text": text} for name, text in CORPUS.items()))
+    sets = ("min_chars=1", "rag.absent_share=0", "grounding.evidence=true", "screen.language=false")
+    return [asked, "--recipe", "cot_rag", "--corpus", corpus, *(word for name in sets for word in ("--set", name))]
+
+
+def nats_of(model: Path, context: str, answer: str) -> float:
+    """-log p(answer | context), one token after the other in float64."""
+    tokenizer, network = AutoTokenizer.from_pretrained(model), AutoModelForCausalLM.from_pretrained(model).double()
+    before = [tokenizer.eos_token_id, *tokenizer(context, add_special_tokens=False)["input_ids"]]
+    ids = tokenizer(answer, add_special_tokens=False)["input_ids"]
+    with torch.inference_mode():
+        logits_TV = network(input_ids=torch.tensor([before + ids])).logits[0].log_softmax(-1)
+    return -sum(float(logits_TV[len(before) - 1 + n, token]) for n, token in enumerate(ids))
+
+
+def test_what_the_evidence_does_to_the_answer(works: Works, tmp_path: Path, server: Server, tiny_model: Path):
+    server.answer = Reader({QUESTION: ANSWER})
+    wide = shutil.copytree(tiny_model, tmp_path / "wide")  # with room for all passages
+    config = json.loads((wide / "config.json").read_text())
+    (wide / "config.json").write_text(json.dumps(config | {"max_position_embeddings": 2048}))
+    given = [*options(server), *question_with_corpus(tmp_path)]
+    done = works("synth", *given, "-o", "hf", "--grounding", wide)
+    [sample] = pq.read_table(tmp_path / "hf" / "samples").to_pylist()
+    facts = dict(sample["metadata"])
+    passages, asked = sample["text"].split(f"\n\nQuestion: {QUESTION}")[0], f"{QUESTION}\n\n"
+    kept = [text for name, text in CORPUS.items() if name in ("bats", "ice", "wells") and text in passages]
+    order = sorted(kept, key=passages.index)
+    distractors = "\n\n".join(f"[{number}] {text}" for number, text in enumerate(order, 1))
+    for name, context in (("evidence", f"{passages}\n\n{asked}"), ("question", asked),
+                          ("distractors", f"{distractors}\n\n{asked}")):  # fmt: skip
+        assert float(facts[f"ablation_{name}_nats"]) == pytest.approx(nats_of(wide, context, ANSWER), rel=1e-4)
+    assert int(facts["ablation_bytes"]) == len(ANSWER)
+    told = done["metrics"]["evidence_gain"]
+    assert told["evidence_gain_nats_per_byte"] == pytest.approx(float(facts["evidence_gain_nats_per_byte"]), abs=1e-6)
+    works("import", wide, "-o", "native")
+    shutil.copytree("native/final", "run/train/final")
+    shutil.copytree(wide, "run/tokenizer/tokenizer")
+    works("synth", *given, "-o", "own", "--grounding", "run", "--set", "grounding.scorer=native")
+    [own] = pq.read_table(tmp_path / "own" / "samples").to_pylist()
+    works("export", "run", "--to", "hf", "-o", "hf_of_run")  # the embedding's unused rows are cut
+    expected = nats_of(tmp_path / "hf_of_run", f"{passages}\n\n{asked}", ANSWER)
+    assert float(dict(own["metadata"])["ablation_evidence_nats"]) == pytest.approx(expected, rel=1e-4)
 
 
 def test_benchmarks_and_report_by_the_verb(works: Works, tmp_path: Path, documents: Path, server: Server):

@@ -9,8 +9,9 @@ from pathlib import Path
 import pyarrow.parquet as pq
 import pytest
 
+from tests.conftest import SENTENCES
 from tests.flows.conftest import Command, Loam, write_jsonl
-from tests.synth.conftest import CAVES, Server, good, measured, serving, status
+from tests.synth.conftest import CAVES, Server, completion, good, measured, serving, status
 
 
 @pytest.fixture
@@ -56,6 +57,50 @@ def test_a_budget_stops_and_a_higher_one_goes_on(call: Command, tmp_path: Path, 
     assert hidden(tmp_path) == [".s.answers"]  # what this run has no use for, and was paid for
     call(*asking(server, file))
     assert (len(server.calls), hidden(tmp_path)) == (48, [])
+
+
+def test_a_budget_below_one_request_says_what_one_needs(call: Command, tmp_path: Path, server: Server):
+    file, server.answer = documents(tmp_path, 1), measured
+    code, out, _ = call(*asking(server, file, "--budget-tokens", "400", "--json"))
+    told = json.loads(out)["metrics"]["budget"]
+    assert (code, len(server.calls), told["left_tokens"]) == (0, 0, 400)
+    needed = told["needed_tokens"]
+    assert needed > 400
+    code, out, _ = call(*asking(server, file, "--budget-tokens", str(needed - 1)))
+    assert f"the next request may take {needed} tokens" in out
+    assert (len(server.calls), f"of the budget {needed - 1} tokens are left" in out) == (0, True)
+    call(*asking(server, file, "--budget-tokens", str(needed)))
+    assert len(server.calls) == 1
+
+
+def test_a_refused_synthesis_of_a_synthesis_leaves_nothing(call: Command, tmp_path: Path, server: Server):
+    call(*asking(server, documents(tmp_path, 1), "--out", "w"))
+    code, _, error = call("synth", "w", "--engine", "replay", "--out", "again")
+    assert (code, "needs engine.responses" in error) == (2, True)
+    (tmp_path / "torn.parquet").write_bytes(b"PAR1")
+    code, _, error = call(*asking(server, tmp_path / "torn.parquet", "--out", "other"))
+    assert (code, "torn.parquet is not readable Parquet" in error) == (3, True)
+    assert not [name for name in hidden(tmp_path) if name.endswith(".answers")]
+    call(*asking(server, documents(tmp_path, 1), "--out", "other"))
+    assert hidden(tmp_path) == []  # though its reports are no documents, and were rejected
+
+
+def test_a_corpus_is_told_what_its_text_is(call: Command, tmp_path: Path, server: Server):
+    corpus = write_jsonl(tmp_path / "c.jsonl", *({"id": f"c{n}", "body": body} for n, body in enumerate(SENTENCES)))
+    questions = write_jsonl(
+        tmp_path / "q.jsonl", {"id": "q", "ask": "Where to?", "answer": "the plain", "doc_id": "c0"}
+    )
+    command = asking(server, questions, "--recipe", "cot_rag", "--text", "{ask}", "--corpus", corpus)
+    command += ["--set", "min_chars=1", "--set", "rag.absent_share=0"]
+    server.answer = lambda body: completion("nothing")
+    code, _, error = call(*command)
+    assert (code, "its fields are id, body; say what the text is, such as --corpus-text '{body}'" in error) == (3, True)
+    code, _, error = call(*command, "--corpus-text", "body")
+    assert (code, "--corpus-text 'body' names no field" in error, server.calls) == (2, True, [])
+    assert call(*command, "--corpus-text", "{body}")[0] == 0
+    asked = server.calls[0]["messages"][0]["content"]
+    assert "Where to?" in asked
+    assert SENTENCES[0] in asked
 
 
 def test_other_thresholds_ask_nothing(call: Command, tmp_path: Path, server: Server):

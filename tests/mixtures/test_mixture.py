@@ -1,11 +1,8 @@
-import json
-
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mixtures.closed_forms import proportional, temperature, uniform, unimax, unimax_budgets
-from mixtures.mixture import Domains, Mixture, in_millionths
+from mixtures.mixture import Domain, Domains, Mixture, in_millionths
 from pipelines.errors import DataError, RecipeError
 
 WEB_CODE = Domains.of({"web": 3_000_000, "code": 1_000_000})
@@ -78,6 +75,10 @@ def test_domains_file_round_trip(tmp_path):
         ("- [\n", "not valid YAML"),
         ("", "domains"),
         ("just text", "domains"),
+        ("- {name: web, unique_tokens: .inf}\n", "write a finite number"),
+        ("- {name: web, unique_tokens: 1e999T}\n", "write a finite number"),
+        ("- {name: web, unique_tokens: 2001-99-99}\n", "cannot be read"),
+        ("[" * 5000, "cannot be read"),
     ],
 )
 def test_bad_domains_file_is_one_line(tmp_path, text, problem):
@@ -99,24 +100,22 @@ def test_millionths_stay_under_caps():
     assert in_millionths([0.3333337, 0.6666663], [0.3333337, 1.0]) == [0.333333, 0.666667]
 
 
-def test_closed_forms():
-    assert proportional(WEB_CODE) == {"web": 0.75, "code": 0.25}
-    assert uniform(WEB_CODE) == {"web": 0.5, "code": 0.5}
-    assert temperature(Domains.of({"web": 9, "code": 1}), 2.0) == pytest.approx({"web": 0.75, "code": 0.25})
-    assert temperature(Domains.of({"web": 10**12, "code": 1}), 1e-3) == {"web": 1.0, "code": 0.0}
-    with pytest.raises(DataError, match="positive"):
-        temperature(WEB_CODE, 0)
+def test_weights_are_added_up_by_source_and_topic():
+    mixture = Mixture(name="m", weights={"web/news/high": 0.25, "web/news/low": 0.25, "web/forum": 0.25, "code": 0.25})
+    assert mixture.by_part() == {"web": 0.75, "code": 0.25}
+    assert mixture.by_part(2) == {"web/news": 0.5, "web/forum": 0.25, "code": 0.25}
 
 
-def test_unimax_is_even_until_the_cap():
-    assert unimax(Domains.of({"big": 1000, "mid": 300, "tiny": 10}), 900, 2) == pytest.approx(
-        {"big": 440 / 900, "mid": 440 / 900, "tiny": 20 / 900}
+def test_domains_are_chosen_and_ordered_by_name_with_all_they_carry():
+    domains = Domains(
+        domains=(Domain(name="web", unique_tokens=3, licence="ODC-BY"), Domain(name="x", unique_tokens=1))
     )
+    assert domains.ordered(["x", "web"]).domains == domains.domains[::-1]
+    with pytest.raises(DataError, match="unknown 'y'"):
+        domains.ordered(["y"])
 
 
-def test_unimax_published_vector(published):
-    vector = json.loads((published / "unimax_vector" / "vector.json").read_text())
-    domains = Domains.of(vector["character_counts"])
-    arguments = (domains, vector["character_budget"], vector["max_epochs"])
-    assert unimax_budgets(*arguments) == pytest.approx(vector["expected_budgets"], rel=1e-12)
-    assert unimax(*arguments) == pytest.approx(vector["expected_probabilities"], rel=1e-12)
+def test_a_cap_is_one_number_or_one_for_each_pattern(tmp_path):
+    mixture = Mixture(name="m", weights={"web": 1.0}, tokens=10, epoch_cap={"web*": 2.0, "code": 4.0})
+    mixture.write(tmp_path / "mixture.yaml")
+    assert Mixture.read(tmp_path / "mixture.yaml") == mixture

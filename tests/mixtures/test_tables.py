@@ -1,12 +1,17 @@
-from pathlib import Path
-
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
-from mixtures.interop import from_data_path, read_regmix_mixture, to_data_path, write_ratios_as, write_regmix_mixture
-from mixtures.mixture import Mixture
+from mixtures.interop import write_ratios_as
 from mixtures.tables import Metrics, Ratios
 from pipelines.errors import DataError
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    return tmp_path_factory.mktemp("tables")
+
 
 SWARM = Ratios.of({"r1": {"web": 0.1, "code": 0.9}, "r2": {"web": 1.0}})
 
@@ -80,25 +85,6 @@ def test_runs_of_the_two_tables_must_agree():
         Metrics.of({"r1": {"loss": 1}, "r3": {"loss": 2}}).ordered(SWARM.ids)
 
 
-def test_megatron_data_path_there_and_back():
-    blend = to_data_path({"web": 0.75, "code": 0.25, "none": 0.0}, {"web": Path("d/web"), "code": Path("d/code")})
-    assert blend == ["0.75", "d/web", "0.25", "d/code"]
-    shards = {"d/w0": "web", "d/w1": "web", "d/code": "code"}
-    assert from_data_path(["3", "d/w0", "3", "d/w1", "2", "d/code"], shards) == {"web": 0.75, "code": 0.25}
-
-
-@pytest.mark.parametrize("items", [["1"], ["x", "d/web"], ["0", "d/web"], ["-1", "d/web"], []])
-def test_bad_data_path(items):
-    with pytest.raises(DataError, match="data_path"):
-        from_data_path(items)
-
-
-def test_regmix_yaml_there_and_back(tmp_path):
-    mixture = Mixture(name="m", weights={"train_web": 0.25, "train_code": 0.75})
-    write_regmix_mixture(tmp_path / "m.yaml", mixture, "valid_web", "tinyllama_1_1b")
-    assert read_regmix_mixture(tmp_path / "m.yaml") == mixture
-
-
 def test_published_regmix_tables_are_read(published):
     regmix = published / "regmix"
     ratios, metrics = (
@@ -108,11 +94,26 @@ def test_published_regmix_tables_are_read(published):
     assert ratios.weights_PD.shape == (512, 17)
     assert ratios.rounded == 303  # rows written with three decimals; their sums run from 0.996 to 1.003
     assert metrics.values_PM.shape == (512, 13)
-    assert read_regmix_mixture(regmix / "pile_cc_only.yaml").weights == {"train_the_pile_pile_cc": 1.0}
 
 
-def test_relative_weights_have_to_be_asked_for(published):
-    regmix = published / "regmix"
-    with pytest.raises(DataError, match=r"sum to 0\.7868"):
-        read_regmix_mixture(regmix / "human.yaml")
-    assert sum(read_regmix_mixture(regmix / "human.yaml", relative=True).weights.values()) == pytest.approx(1)
+@given(st.text(st.sampled_from('id,ab0.51e-\n\r"; \x00nan½'), max_size=60))
+def test_any_text_is_a_table_or_one_line(folder, text):
+    (folder / "t.csv").write_text(text, encoding="utf-8", newline="")
+    for reader in (Ratios.read_csv, Metrics.read_csv):
+        try:
+            found = ", ".join(reader(folder / "t.csv").ids)
+        except DataError as error:
+            found = str(error)
+        assert found
+        assert "\n" not in found
+
+
+def test_permuted_columns_and_rows_are_the_same_runs(tmp_path):
+    first = read(tmp_path, "id,a,b,c\nr1,0.2,0.3,0.5\nr2,0.333,0.333,0.333\n")
+    second = read(tmp_path, "id,c,a,b\nr2,0.333,0.333,0.333\nr1,0.5,0.2,0.3\n")
+    assert dict(first.rows()) == {run: {name: dict(second.rows())[run][name] for name in "abc"} for run in ("r1", "r2")}
+
+
+def test_many_rows_are_read_in_time_proportional_to_them(tmp_path):
+    lines = ["id,a,b", *(f"r{i},0.5,0.5" for i in range(20_000))]
+    assert len(read(tmp_path, "\n".join(lines)).ids) == 20_000

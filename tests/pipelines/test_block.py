@@ -74,8 +74,18 @@ def test_conform_fills_and_refuses():
     assert table["scores"].to_pylist() == [None]
     with pytest.raises(DataError, match="documents need a column 'text'; found: id"):
         conform(pa.table({"id": ["a"]}))
-    with pytest.raises(DataError, match="column 'scores' cannot be read"):
-        conform(pa.table({"id": ["a"], "text": ["b"], "scores": [3]}))
+    with pytest.raises(DataError, match=r"x\.parquet: column 'text' cannot be read"):
+        conform(pa.table({"id": ["a"], "text": [["b"]]}), file="x.parquet")
+
+
+def test_a_users_column_of_another_kind_is_metadata():
+    theirs = pa.table({"id": ["a"], "text": ["b"], "scores": [3], "origin": ["web"], "domain": [["x", "y"]]})
+    [row] = conform(theirs).to_pylist()
+    assert (row["scores"], row["origin"], row["domain"]) == (None, None, None)
+    assert row["metadata"] == [("scores", "3"), ("origin", "web"), ("domain", '["x", "y"]')]
+    ours = theirs.append_column("metadata", pa.array([[("k", "v")]], SCHEMA.field("metadata").type))
+    with pytest.raises(DataError, match="column 'domain' cannot be read as string"):
+        conform(ours)
 
 
 def test_scores_keep_their_neighbours():

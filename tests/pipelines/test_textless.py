@@ -10,7 +10,7 @@ from pipelines.textless import refuse_textless
 
 
 def refuse(file: Path, work: Path, text: str | None = None) -> None:
-    refuse_textless(as_documents([file], work, text=text), [file], work, text or "{text}")
+    refuse_textless(as_documents([file], work, text=text), [file], work, text)
 
 
 @pytest.mark.parametrize(

@@ -300,9 +300,9 @@ def test_a_schema_for_one_is_none_for_others(engine: Engine):
 @pytest.mark.parametrize("engine", VLLM, indirect=True)
 def test_the_schemas_of_the_recipes_are_taken(engine: Engine):
     from synth.backward import STAGES
-    from synth.judge import FORMAT
+    from synth.judge import STAGE
 
-    forms = [stage.schema for stage in STAGES if stage.schema] + [FORMAT]
+    forms = [stage.schema for stage in (*STAGES, STAGE) if stage.schema]
     found = answers(engine, *[ask("Clay is", max_tokens=40, response_format=form) for form in forms])
     assert {response.error_class for response in found} == {""}
     assert all(response.text.startswith("{") for response in found)

@@ -1,5 +1,6 @@
 """What vLLM's engines do beyond what all engines do; all of it slow."""
 
+import importlib
 import importlib.util
 import json
 import multiprocessing
@@ -40,6 +41,7 @@ def test_vllm_writes_what_transformers_writes_from_an_export(tmp_path: Path, tin
     save_model(tmp_path / "native", network)
     export_hf(tmp_path / "native", tmp_path / "hf", tiny_model)
     requests = [ask(content, max_tokens=40) for content in PROMPTS]
+    importlib.import_module("numba")  # as after kernels ran in this process, which vLLM's start must bear
     before = set(multiprocessing.active_children())
     with closing(open_engine(EngineSettings(name="vllm"), tmp_path / "hf")) as engine:
         found = answers(engine, *requests)

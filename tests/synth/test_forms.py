@@ -16,7 +16,7 @@ from tests.synth.conftest import CAVES, GOOD, Server, completion
 ANSWERS = {"sum": [r"\boxed{4}", r"\boxed{5}", r"\boxed{4}", "unsure"], "hard": [r"\boxed{1}"] * 4,
            "open": [r"\boxed{7}"] * 4, "letter": [r"\boxed{B}"] * 4}  # fmt: skip
 METADATA = {
-    "sum": {"answer": "4"},
+    "sum": {"answer": "4", "license": "MIT"},
     "hard": {"answer": "2"},
     "open": {},
     "letter": {"answer": "B", "gold_kind": "choice"},
@@ -55,10 +55,16 @@ def test_forward(tmp_path: Path, server: Server):
     assert problems["sum"]["prompt"] == [{"role": "user", "content": "What is sum?"}]
     assert [problems["sum"][key] for key in ("answer", "gold_kind", "rollouts", "undecided")] == ["4", "math", 4, 1]
     assert (problems["code"]["answer"], problems["code"]["tests"]) == (None, "assert f() == 1")
+    assert {name: row["licence"] for name, row in problems.items()} == {
+        "sum": "MIT", "hard": None, "letter": None, "code": None,
+    }  # fmt: skip
     conversations = pq.read_table(tmp_path / "w" / "sft").to_pylist()
+    assert {row["licence"] for row in conversations if row["doc_id"] == "sum"} == {"MIT"}
     samples = pq.read_table(tmp_path / "w" / "samples").to_pylist()
     assert [row["id"] for row in conversations] == [row["id"] for row in samples]
     assert outcome.metrics["forms"] == {"sft": len(samples), "rl": 4}
+    assert outcome.metrics["references"] == {"questions": 5, "with_reference": 4}
+    assert outcome.metrics["verdicts"] == {"consensus": 4, "refuted": 5, "undecided": 1, "verified": 10}
     assert {row["verdict"] for row in conversations if row["doc_id"] == "open"} == {"consensus"}
 
 

@@ -103,6 +103,7 @@ def test_once_something_does_not_fit_nothing_more_is_asked():
     budget = Budget(100, None, NONE)
     assert budget.admit([ask("x" * 90), ask()]) == 0
     assert (budget.admit([ask()]), budget.ended) == (0, True)
+    assert budget.unmet == {"needed_tokens": 90 + 64 + 10, "left_tokens": 100}  # of the first that did not fit
 
 
 def test_groups_shrink_towards_the_end():

@@ -149,6 +149,17 @@ def test_a_log_without_answers_is_anybodys(tmp_path: Path):
     ResponseLog(tmp_path, OTHER).close()
 
 
+def test_a_log_that_an_error_left_empty_goes_and_one_with_answers_stays(tmp_path: Path):
+    folder = tmp_path / ".s.answers" / "responses"
+    with pytest.raises(RuntimeError, match="refused"), ResponseLog(folder, ENGINE):
+        raise RuntimeError("refused")
+    assert list(tmp_path.iterdir()) == []
+    fill(folder, "a")
+    with pytest.raises(RuntimeError, match="refused"), ResponseLog(folder, ENGINE):
+        raise RuntimeError("refused")
+    assert found(folder, "a") == ["to a"]
+
+
 def test_a_log_is_forgotten_once_all_of_it_is_published(tmp_path: Path):
     fill(tmp_path / "log", "a", "b")
     for used, kept in (("a", True), ("ab", False)):

@@ -106,3 +106,10 @@ def test_no_item_at_all_is_an_error(tmp_path: Path):
 def test_an_item_is_long_enough_to_be_found():
     with pytest.raises(ValidationError, match="at least 13"):
         ClozeSettings(query_words=6, continuation_words=6)
+
+
+def test_a_file_without_text_is_named(tmp_path: Path):
+    file = tmp_path / "in.parquet"
+    pq.write_table(pa.table({"id": ["a"], "question": ["Why?"]}), file)
+    with pytest.raises(DataError, match=f"^{file}: documents need a column 'text'; found: id, question; "):
+        make_cloze_items([file], tmp_path / "work", SHORT)

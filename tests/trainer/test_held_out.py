@@ -65,3 +65,10 @@ def test_a_broken_file_is_named(tmp_path: Path, scorer: Scorer):
     (tmp_path / "broken.parquet").write_bytes(b"PAR1 not really")
     with pytest.raises(DataError, match=r"broken\.parquet is not readable Parquet"):
         list(Documents((tmp_path / "broken.parquet",), 9).read(scorer))
+
+
+def test_a_file_whose_text_is_no_text_is_named(tmp_path: Path, scorer: Scorer):
+    file = tmp_path / "in.parquet"
+    pq.write_table(pa.table({"id": ["a"], "text": [{"body": "x"}]}), file)
+    with pytest.raises(DataError, match=f"^{file}: column 'text' cannot be read as string"):
+        list(Documents((file,), 99).read(scorer))

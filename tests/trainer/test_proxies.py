@@ -1,16 +1,19 @@
 import csv
 import json
+import math
 from pathlib import Path
 
 import numpy as np
 import pytest
 
+from pipelines.encode import EncodeSettings, encode
 from pipelines.errors import DataError
 from pipelines.indexed import IndexedWriter, load_shards
 from pipelines.recipe import find_recipe, load_recipe
 from pipelines.shards import Blend, ShardSet
-from trainer.proxies import ProxyJob, train_proxies
-from trainer.recipe import TrainRecipe
+from trainer.evaluate import EvaluateSettings
+from trainer.proxies import Exam, ProxyJob, train_proxies
+from trainer.recipe import TrainRecipe, with_vocabulary
 
 RECIPE = TrainRecipe.model_validate({
     "name": "proxy",
@@ -74,6 +77,35 @@ def test_ids_are_unique_names(tmp_path: Path, ids: list[str], problem: str):
     blend = Blend.of({"even": 1.0}, shards)
     with pytest.raises(DataError, match=problem):
         train_proxies([ProxyJob(name, blend, 0) for name in ids], RECIPE, shards, tmp_path / "work")
+
+
+@pytest.mark.slow
+def test_an_exam_is_taken_by_the_exported_model(tmp_path: Path, tiny_model: Path, tiny_documents: Path):
+    encode([tiny_documents], tmp_path / "shards", tiny_model, EncodeSettings(validation_share=0.4))
+    shards, held_out = (load_shards(tmp_path / "shards" / part) for part in ("train", "validation"))
+    items = tmp_path / "quiz.jsonl"
+    items.write_text("".join(json.dumps({"query": q, "choices": ["clay", "sand"], "gold": 0}) + "\n" for q in "abc"))
+    exam = Exam(tiny_model, tmp_path / "shards/validation", (items,), EvaluateSettings(tokens_per_domain=None))
+    recipe = with_vocabulary(RECIPE, tiny_model)
+    jobs = [ProxyJob(f"p{seed}", Blend.of({s.name: 1 / len(shards.shards) for s in shards.shards}, shards), seed)
+            for seed in (1, 2)]  # fmt: skip
+    train_proxies(jobs, recipe, held_out, tmp_path / "one", exam=exam)
+    train_proxies(jobs, recipe, held_out, tmp_path / "two", workers=2, exam=exam)
+    assert outputs(tmp_path / "one") == outputs(tmp_path / "two")
+    results = [json.loads((tmp_path / f"one/proxies/p{seed}.json").read_text()) for seed in (1, 2)]
+    assert [result["evaluation"]["benchmarks"]["quiz"]["items"] for result in results] == [3, 3]
+    for result in results:  # the exam scores the export: the trainer's own loss in other units
+        for domain, found in result["held_out"].items():
+            asked = result["evaluation"]["domains"][domain]
+            bits = found["loss"] * asked["tokens"] / asked["bytes"] / math.log(2)
+            assert asked["bits_per_byte"] == pytest.approx(bits, rel=0.15)  # windows and end tokens differ
+    before = (tmp_path / "one/proxies/p1.json").stat().st_mtime_ns
+    train_proxies(jobs, recipe, held_out, tmp_path / "one", exam=exam)
+    assert (tmp_path / "one/proxies/p1.json").stat().st_mtime_ns == before
+    items.write_text(items.read_text() + json.dumps({"query": "d", "choices": ["clay", "sand"], "gold": 1}) + "\n")
+    train_proxies(jobs[:1], recipe, held_out, tmp_path / "one", exam=exam)  # other items: asked again
+    again = json.loads((tmp_path / "one/proxies/p1.json").read_text())
+    assert again["evaluation"]["benchmarks"]["quiz"]["items"] == 4
 
 
 @pytest.mark.parametrize("name", ["proxy-tiny", "moe-tiny"])
