@@ -18,17 +18,30 @@ from flows.plan import account, account_lines
 from flows.recipe import BuildRecipe, RunRecipe
 from flows.score_recipe import ScoreRecipe
 from flows.steps.search_cost import search_cost
+from flows.train_check import Machine, sweep_lines, train_account, train_lines
 from pipelines.recipe import Section, dump_yaml
 from synth.recipe import SynthSettings
+from trainer.recipe import TrainRecipe
+from trainer.sweep_recipe import SweepRecipe
 
 RUNS = Path("runs")
+ASSUMED = Machine()
 
 
-def check_values(recipe: Section) -> dict[str, Any]:
-    """Everything as plain values: the resolved recipe, accounts, needs."""
+def check_values(recipe: Section, machine: Machine = ASSUMED) -> dict[str, Any]:
+    """Everything as plain values: the resolved recipe, accounts, needs.
+
+    Args:
+        recipe: resolved.
+        machine: on what a training is assumed to run.
+    """
     values = {"recipe": recipe.model_dump(mode="json"), "accounts": account(recipe)}
     if isinstance(recipe, (RunRecipe, AblationRecipe)):
         values["allowed"] = feasibility(recipe, RUNS)
+    if isinstance(recipe, TrainRecipe):
+        return values | {"training": train_account(recipe, machine)}
+    if isinstance(recipe, SweepRecipe):
+        return values | {"trials": {trial.id: dict(trial.values) for trial in recipe.trials()}}
     if isinstance(recipe, (BuildRecipe, AblationRecipe)):
         return values | {"needs": needs_rows(recipe)}
     if isinstance(recipe, (SynthSettings, ScoreRecipe)):
@@ -36,23 +49,28 @@ def check_values(recipe: Section) -> dict[str, Any]:
     return values
 
 
-def check_lines(name: str, recipe: Section, verbose: bool = False) -> list[str]:
+def check_lines(name: str, recipe: Section, verbose: bool = False, machine: Machine = ASSUMED) -> list[str]:
     """The same for people.
 
     Args:
         name: that the recipe was asked for by.
         recipe: resolved.
         verbose: every key, every note and every source's size, too.
+        machine: on what a training is assumed to run.
     """
     about = getattr(recipe, "about", "")
     head = f"{name}: a recipe of kind {getattr(recipe, 'kind', '?')}" + (f"; {about}" if about else "")
-    lines = [head, *_body(name, recipe, verbose)]
+    lines = [head, *_body(name, recipe, verbose, machine)]
     if verbose:
         return [dump_yaml(recipe).rstrip(), "---", *lines]
     return [*lines, f"(loam check {name} --verbose: every key with its default; --json: all of it as values)"]
 
 
-def _body(name: str, recipe: Section, verbose: bool) -> list[str]:
+def _body(name: str, recipe: Section, verbose: bool, machine: Machine) -> list[str]:
+    if isinstance(recipe, TrainRecipe):
+        return train_lines(recipe, machine)
+    if isinstance(recipe, SweepRecipe):
+        return sweep_lines(recipe, machine)
     accounts = account(recipe)
     if isinstance(recipe, (BuildRecipe, AblationRecipe)):
         needs = needs_lines(recipe, name, verbose)

@@ -16,7 +16,7 @@ from typing import Any
 
 import typer
 
-from flows.commands import ablating, documents, fetching, mixing, models, runs
+from flows.commands import ablating, documents, fetching, mixing, models, runs, sweeping, tracking, tuning
 from flows.verb import offer_executors, offer_texts
 from pipelines.errors import LoamError
 from pipelines.progress import console
@@ -35,7 +35,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-for group in (runs, ablating, fetching, documents, models, mixing):
+for group in (runs, ablating, fetching, documents, models, tuning, sweeping, tracking, mixing):
     group.register(app)
 offer_texts(app)  # before executors, whose wrapper hides what a verb calls
 offer_executors(app)

@@ -13,12 +13,14 @@ from pipelines.errors import RecipeError
 from pipelines.recipe import Section, load_recipe
 from synth.recipe import SynthSettings
 from trainer.recipe import TrainRecipe
+from trainer.sweep_recipe import SweepRecipe
 
 RECIPE_KINDS: dict[str, type[Section]] = {
     "run": RunRecipe,
     "corpus": CorpusRecipe,
     "ablate": AblationRecipe,
     "train": TrainRecipe,
+    "sweep": SweepRecipe,
     "synth": SynthSettings,
     "score": ScoreRecipe,
     "mixture": Mixture,

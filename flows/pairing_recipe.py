@@ -9,7 +9,8 @@ from pydantic import Field, model_validator
 from mixtures.agreement import AgreementSettings
 from mixtures.design import DesignSettings
 from pipelines.recipe import Section
-from trainer.recipe import ModelSettings, TrainRecipe
+from trainer.model_recipe import ModelSettings
+from trainer.recipe import TrainRecipe
 
 EQUAL_ACTIVE = 0.02  # a router adds about a hundredth to a small layer
 

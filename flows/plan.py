@@ -46,12 +46,12 @@ def account(recipe: Section) -> dict[str, Any]:
 
 def _account_training(recipe: TrainRecipe, vocabulary: int) -> dict[str, Any]:
     model = recipe.model.with_vocabulary(vocabulary)
-    flops = sum(s.steps * s.batch_tokens * model.flops_per_token(s.sequence_length) for s in recipe.stages)
+    flops = recipe.model_copy(update={"model": model}).training_flops
     return {
         "parameters": model.parameters(),
         "active_parameters": model.active_parameters(),
         "flops_per_token": {s.name: model.flops_per_token(s.sequence_length) for s in recipe.stages},
-        "tokens": {s.name: s.steps * s.batch_tokens for s in recipe.stages},
+        "tokens": {s.name: s.trained_tokens for s in recipe.stages},
         "steps": {s.name: s.steps for s in recipe.stages},
         "training_flops": flops,
         "bytes_of_state": 16 * model.parameters(),  # fp32 weights, gradients and AdamW's two moments

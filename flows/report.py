@@ -14,8 +14,9 @@ import numpy as np
 import polars as pl
 
 from flows import ablate_report, plots
+from flows.experts_report import load_at_the_end, training_drawings
 from flows.kinds import load_build
-from flows.report_html import section, table
+from flows.report_html import page, section, table
 from flows.runner import RECIPE
 from flows.show import manifests_of
 from pipelines.files import write_atomically
@@ -24,13 +25,6 @@ from pipelines.quantities import human
 
 Manifests = Mapping[str, Manifest]
 FUNNEL = ("ingest", "filter", "dedup_exact", "dedup_near", "quality", "decontaminate", "bucketed")
-STYLE = """body{font:15px/1.5 system-ui,sans-serif;max-width:60rem;margin:2rem auto;padding:0 1rem}
-h1{font-size:1.6rem}h2{font-size:1.2rem;margin-top:2.2rem;border-bottom:1px solid #ddd}
-table{border-collapse:collapse;font-size:.85rem}
-td,th{padding:.15rem .7rem;border-bottom:1px solid #eee;text-align:right}
-td.text,th{text-align:left}.verdict{background:#f4f4ec;padding:.6rem 1rem;border-left:4px solid #009E73}
-svg{max-width:100%;height:auto}
-.note{color:#666;font-size:.85rem}code{font-size:.85em}"""
 
 
 def write_report(folder: Path, target: Path) -> None:
@@ -48,14 +42,7 @@ def write_report(folder: Path, target: Path) -> None:
     ]  # fmt: skip
     body = "\n".join(draw(folder, manifests) for draw in sections)
     recipe = load_build(str(folder / RECIPE))
-    name, about = html.escape(recipe.name), html.escape(recipe.about)
-    page = f"""<!doctype html>
-<html lang="en"><head><meta charset="utf-8"><title>Loam: {name}</title><style>{STYLE}</style></head>
-<body><h1>{name}</h1><p>{about}</p>
-{body}
-</body></html>
-"""
-    write_atomically(target, page.encode())
+    write_atomically(target, page(recipe.name, recipe.about, body).encode())
 
 
 def _funnel(folder: Path, manifests: Manifests) -> str:
@@ -162,7 +149,7 @@ def _curves(folder: Path, manifests: Manifests) -> str:
                 tokens += per_step[line["stage"]]
                 drawn["training"][0].append(tokens)
                 drawn["training"][1].append(line["loss"])
-            else:
+            elif line["kind"] == "held_out":
                 for domain, held in line["domains"].items():
                     drawn.setdefault(f"held out: {domain}", ([], []))
                     drawn[f"held out: {domain}"][0].append(tokens)
@@ -177,18 +164,11 @@ def _experts(folder: Path, manifests: Manifests) -> str:
     path = folder / "train" / "expert_load.parquet"
     if not path.is_file():
         return ""
-    load = pl.read_parquet(path)
-    layers = {
-        layer: load.filter(pl.col("layer") == layer)
-        .pivot(on="step", index="expert", values="share")
-        .drop("expert")
-        .to_numpy()
-        for layer in sorted(load["layer"].unique().to_list())
-    }
-    last = {layer: share[:, -1] * len(share) for layer, share in layers.items()}
-    rows = [(f"layer {layer}", float(s.min()), float(s.max()), float(s.std())) for layer, s in last.items()]
-    head = ("at the end, load over even load", "least", "most", "coefficient of variation")
-    return section("Expert load", plots.expert_load(layers), table(head, rows))
+    late = load_at_the_end(path)
+    rows = [(f"layer {layer}", one["min"], one["max"], one["cv"], one["entropy"], len(one["dead"]))
+            for layer, one in late.items()]  # fmt: skip
+    head = ("in the last tenth", "least over even load", "most", "coefficient of variation", "entropy", "dead experts")
+    return section("Expert load", *training_drawings(path), table(head, rows))
 
 
 def _evaluation(folder: Path, manifests: Manifests) -> str:

@@ -41,8 +41,9 @@ def train_scheduled(
     """
     from flows.steps.mixing import domain_tokens
     from trainer.loop import train
+    from trainer.telemetry import Telemetry
 
     schedule = Schedule.read(path)
     schedule.check_caps(Domains.of(domain_tokens(shards)))
     blends = {stage.name: Blend.of(stage.weights, shards) for stage in schedule.stages}
-    return train(with_stages(recipe, schedule), blends, work, validation)
+    return train(with_stages(recipe, schedule), blends, work, validation, [Telemetry(validation)])

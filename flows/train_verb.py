@@ -37,25 +37,61 @@ def train_on(recipe: TrainRecipe, data: Path, mixture: Path | None, tokenizer: P
     from flows.commands.runs import kind_of
     from flows.scheduled_training import train_scheduled
     from mixtures.mixture import Mixture
-    from pipelines.indexed import load_shards
     from trainer.loop import train
     from trainer.recipe import with_vocabulary
+    from trainer.telemetry import Telemetry
+
+    shards, validation = shards_of(data)
+    sized = with_vocabulary(recipe, tokenizer) if tokenizer else recipe
+    if mixture is not None and kind_of(str(mixture)) == "schedule":
+        return train_scheduled(sized, mixture, shards, validation, work)
+    outcome = train(sized, blend_of(mixture, shards, recipe.tokens), work, validation, [Telemetry(validation)])
+    told = {"mixture": Mixture.read(mixture).fingerprint} if mixture is not None else {}
+    return Outcome(outcome.counts, {**outcome.metrics, **told})
+
+
+def shards_of(data: Path) -> tuple[ShardSet, ShardSet | None]:
+    """The shards to train on, and the held-out ones where there are any.
+
+    Args:
+        data: folder with `train/` and `validation/` shards, or with shards.
+
+    Raises:
+        DataError: there is none.
+    """
+    from pipelines.indexed import load_shards
 
     shards = load_shards(data / "train" if (data / "train").is_dir() else data)
     if not shards.shards:
         raise DataError(f"no shard (.bin and .idx) in {data}; `loam tokenize` writes them")
-    validation = load_shards(data / "validation") if (data / "validation").is_dir() else None
-    sized = with_vocabulary(recipe, tokenizer) if tokenizer else recipe
+    return shards, load_shards(data / "validation") if (data / "validation").is_dir() else None
+
+
+def blend_of(mixture: Path | None, shards: ShardSet, tokens: int) -> Blend:
+    """What a mixture makes of the shards; every shard counts by its tokens when there is none.
+
+    Args:
+        mixture: weights by domain.
+        shards: what there is.
+        tokens: of the run.
+
+    Raises:
+        DataError: as for `check_mixture`.
+    """
+    from mixtures.mixture import Mixture
+
     if mixture is None:
-        return train(
-            sized, Blend.of({s.name: s.tokens / shards.tokens for s in shards.shards}, shards), work, validation
-        )
-    if kind_of(str(mixture)) == "schedule":
-        return train_scheduled(sized, mixture, shards, validation, work)
+        return Blend.of({shard.name: shard.tokens / shards.tokens for shard in shards.shards}, shards)
     found = Mixture.read(mixture)
-    check_mixture(found, shards, recipe.tokens)
-    outcome = train(sized, Blend.of(found.weights, shards), work, validation)
-    return Outcome(outcome.counts, {**outcome.metrics, "mixture": found.fingerprint})
+    check_mixture(found, shards, tokens)
+    return Blend.of(found.weights, shards)
+
+
+def vocabulary_of(tokenizer: Path) -> int:
+    """Tokens that a tokenizer knows."""
+    from pipelines.tokenizer import load_tokenizer
+
+    return load_tokenizer(tokenizer).vocab_size
 
 
 def check_mixture(mixture: "Mixture", shards: ShardSet, tokens: int) -> None:

@@ -11,6 +11,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+KEPT_JOURNAL = ".journal"
+"""Folder within a step's own for what a clock or a machine decides; published with it, neither hashed nor listed."""
+
 _path: Path | None = None
 
 

@@ -6,6 +6,7 @@ how long is in the run's journal (`pipelines/store.py`).
 
 import hashlib
 import json
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
@@ -87,11 +88,11 @@ def digest_of(value: object) -> str:
     return hashlib.sha256(text.encode()).hexdigest()
 
 
-def list_outputs(folder: Path, without: str | None = None) -> list[FileEntry]:
-    """Describe every file under `folder` except manifests and what lies in its subfolder `without`, sorted by path."""
+def list_outputs(folder: Path, without: Collection[str] = ()) -> list[FileEntry]:
+    """Describe every file under `folder` except manifests and what lies in its subfolders `without`, sorted by path."""
     entries = []
     for path in sorted(p for p in folder.rglob("*") if p.is_file() and p.name != MANIFEST):
-        if path.relative_to(folder).parts[0] == without:
+        if path.relative_to(folder).parts[0] in without:
             continue
         rows = pq.read_metadata(path).num_rows if path.suffix == ".parquet" else None
         entries.append(FileEntry(path=path.relative_to(folder).as_posix(), size_bytes=path.stat().st_size,

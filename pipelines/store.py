@@ -23,6 +23,7 @@ from typing import Any
 from pipelines.errors import DataError, LoamError, MissingExtra, RecipeError, StepError
 from pipelines.execute import REJECTED_INPUTS, SCRATCH
 from pipelines.files import sha256_of
+from pipelines.journal import KEPT_JOURNAL
 from pipelines.locations import plain_name
 from pipelines.manifest import (
     MANIFEST,
@@ -130,7 +131,8 @@ def perform(
                 raise
             manifest = Manifest(
                 step=step, id=identity, code=code or code_version(), settings=dict(settings), parents=dict(parents),
-                counts=outcome.counts, metrics=dict(outcome.metrics), outputs=list_outputs(work, SCRATCH),
+                counts=outcome.counts, metrics=dict(outcome.metrics),
+                outputs=list_outputs(work, (SCRATCH, KEPT_JOURNAL)),
             )  # fmt: skip
             write_manifest(work, manifest)
         # From here on nothing is resumed: scratch may go piece by piece only now that the manifest stands.
@@ -147,7 +149,8 @@ def _clear_refused(work: Path, keep: bool) -> None:
         keep: what it has in scratch may be of use: data may be mended where settings cannot.
     """
     held = [path.relative_to(work) for path in work.rglob("*") if not path.is_dir()]
-    if not any(keep or not (SCRATCH in path.parts or path.match(REJECTED_INPUTS)) for path in held):
+    passing = {SCRATCH, KEPT_JOURNAL}
+    if not any(keep or not (passing & set(path.parts) or path.match(REJECTED_INPUTS)) for path in held):
         shutil.rmtree(work, ignore_errors=True)
 
 

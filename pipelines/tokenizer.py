@@ -11,7 +11,7 @@ from array import array
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import tokenizers
 from pydantic import Field
@@ -41,6 +41,7 @@ class TokenizerSettings(Section):
         sample_bytes: text to train on, shared evenly among the domains.
         eos: token that ends every document.
         pattern: how text is cut before merging.
+        symbols: strings that are one token wherever they stand in a text, such as `<step>`; added after the others.
         seed: decides which documents are sampled.
     """
 
@@ -49,6 +50,7 @@ class TokenizerSettings(Section):
     sample_bytes: Bytes = Field(default=64_000_000, gt=0)
     eos: str = Field(default=END_OF_TEXT, min_length=1)
     pattern: Literal["qwen2", "gpt2"] = "qwen2"
+    symbols: tuple[Annotated[str, Field(min_length=1)], ...] = ()
     seed: int = 0
 
 
@@ -125,10 +127,12 @@ def train_tokenizer(files: Sequence[Path], work: Path, settings: TokenizerSettin
     metrics: dict[str, Any] = {}
     if settings.path is not None:
         tokenizer = load_tokenizer(Path(settings.path), settings.eos)
+        if settings.symbols:
+            tokenizer = _tokenizer_of(_with_symbols(tokenizer.backend, settings.symbols), tokenizer.eos)
     else:
         sample = balanced_sample(files, settings.sample_bytes, settings.seed)
         metrics["sampled"] = sample.totals
-        tokenizer = _tokenizer_of(_train(sample.texts(), settings), settings.eos)
+        tokenizer = _tokenizer_of(_with_symbols(_train(sample.texts(), settings), settings.symbols), settings.eos)
     write_tokenizer(tokenizer, work / "tokenizer")
     return Outcome(metrics={"vocab_size": tokenizer.vocab_size, "eos_id": tokenizer.eos_id, **metrics})
 
@@ -192,6 +196,12 @@ def _train(texts: Iterable[Sequence[str]], settings: TokenizerSettings) -> token
     )  # fmt: skip
     tokenizer.train_from_iterator(_flat(texts), trainer)
     return tokenizer
+
+
+def _with_symbols(backend: tokenizers.Tokenizer, symbols: Sequence[str]) -> tokenizers.Tokenizer:
+    """Let each symbol be one token; not a special one, which would be read as ordinary text within a document."""
+    backend.add_tokens([AddedToken(symbol, special=False, normalized=False) for symbol in symbols])
+    return backend
 
 
 def _flat(batches: Iterable[Sequence[str]]) -> Iterator[str]:

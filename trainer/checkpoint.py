@@ -5,10 +5,12 @@ and renamed, and is believed only when the hash agrees: a torn or damaged checkp
 No random state is kept: after the first weights nothing draws a random number (`stream.py`).
 """
 
+import contextlib
+import hashlib
 import json
 import os
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -23,11 +25,13 @@ from pipelines.errors import DataError
 from pipelines.files import sha256_of
 from pipelines.recipe import Section
 from trainer.model import Decoder
-from trainer.recipe import ModelSettings
+from trainer.model_recipe import ModelSettings
+from trainer.tensor_files import TensorFiles, write_tensors
 
-KEPT = 2  # the last one may be damaged
 WEIGHTS = "model.safetensors"
 DESCRIPTION = "recipe.json"
+STATE = "state.safetensors"
+STATE_DESCRIPTION = "state.json"
 
 
 @dataclass(frozen=True)
@@ -45,36 +49,62 @@ class Checkpoint:
     tensors: dict[str, Tensor]
 
 
-def write_checkpoint(folder: Path, step: int, tensors: Mapping[str, Tensor], note: Mapping[str, Any]) -> None:
-    """Write `folder/step-<step>` and delete all but the newest two."""
-    _write_folder(folder / f"step-{step:09d}", "state.safetensors", "state.json", tensors, {"step": step, "note": note})
-    for old in sorted(folder.glob("step-*"))[:-KEPT]:
-        shutil.rmtree(old)
+def write_checkpoint(
+    folder: Path, step: int, tensors: Mapping[str, Tensor], note: Mapping[str, Any], kept: int | None = None
+) -> None:
+    """Write `folder/step-<step>` and delete older ones.
+
+    Args:
+        folder: of checkpoints.
+        step: optimizer steps done.
+        tensors: by name.
+        note: JSON values.
+        kept: how many stay, this one included; None keeps all.
+    """
+    _write_folder(folder / f"step-{step:09d}", STATE, STATE_DESCRIPTION, tensors, {"step": step, "note": note})
+    if kept is not None:
+        for old in sorted(folder.glob("step-*"))[:-kept]:
+            shutil.rmtree(old)
 
 
-def read_checkpoints(folder: Path) -> Iterator[Checkpoint]:
+def read_checkpoints(*folders: Path) -> Iterator[Checkpoint]:
     """Every checkpoint whose hash agrees, newest first; each is loaded when it is asked for."""
-    for path in sorted(folder.glob("step-*"), reverse=True):
+    found = [path for folder in folders for path in folder.glob("step-*")]
+    for path in sorted(found, key=lambda path: path.name, reverse=True):
         try:
-            about = json.loads((path / "state.json").read_text())
-            if sha256_of(path / "state.safetensors") == about["sha256"]:
-                yield Checkpoint(about["step"], about["note"], load_file(path / "state.safetensors"))
+            about = json.loads((path / STATE_DESCRIPTION).read_text())
+            if sha256_of(path / STATE) == about["sha256"]:
+                yield Checkpoint(about["step"], about["note"], load_file(path / STATE))
         except (OSError, ValueError, KeyError, SafetensorError):
             continue  # damaged: the one before it serves
 
 
 def save_model(folder: Path, model: Decoder, recipe: Section | None = None) -> None:
     """Write a finished model: `model.safetensors`, and `recipe.json` with its shape, recipe and hash."""
-    about = {
-        "format": 1,
-        "model": model.settings.model_dump(mode="json"),
-        "recipe": recipe.model_dump(mode="json") if recipe else None,
-    }
-    _write_folder(folder, WEIGHTS, DESCRIPTION, model.state_dict(), about)
+    _write_folder(folder, WEIGHTS, DESCRIPTION, model.state_dict(), _about(model.settings, recipe))
 
 
-def load_checkpoint(folder: Path) -> tuple[ModelSettings, dict[str, Tensor]]:
-    """Read a finished model.
+def save_pieces(folder: Path, settings: ModelSettings, pieces: Iterable[Tensor]) -> None:
+    """Write a finished model from a stream of its numbers, only one piece of which is in memory at a time.
+
+    Args:
+        folder: to write.
+        settings: the model's shape.
+        pieces: fp32 numbers of `Decoder(settings).state_dict()`, in its order; none spans two tensors.
+    """
+    shapes = {name: tuple(tensor.shape) for name, tensor in _empty(settings).state_dict().items()}
+    with _published(folder) as temporary:
+        write_tensors(temporary / WEIGHTS, shapes, pieces, digest := hashlib.sha256())
+        _describe(temporary / DESCRIPTION, {**_about(settings, None), "sha256": digest.hexdigest()})
+
+
+def _about(settings: ModelSettings, recipe: Section | None) -> dict[str, Any]:
+    told = recipe.model_dump(mode="json") if recipe else None
+    return {"format": 1, "model": settings.model_dump(mode="json"), "recipe": told}
+
+
+def open_checkpoint(folder: Path) -> tuple[ModelSettings, TensorFiles]:
+    """A model whose tensors are read when they are asked for: a finished one, or that of a training checkpoint.
 
     Returns:
         Its shape, and its tensors by name: those of `Decoder(settings).state_dict()`.
@@ -82,37 +112,46 @@ def load_checkpoint(folder: Path) -> tuple[ModelSettings, dict[str, Tensor]]:
     Raises:
         DataError: the folder is no checkpoint, its hash is wrong, or a tensor is missing or misshapen.
     """
+    in_training = (folder / STATE_DESCRIPTION).is_file()
+    description, weights = (STATE_DESCRIPTION, STATE) if in_training else (DESCRIPTION, WEIGHTS)
     try:
-        about = json.loads((folder / DESCRIPTION).read_text())
-        settings = ModelSettings.model_validate(about["model"])
+        about = json.loads((folder / description).read_text())
+        settings = ModelSettings.model_validate(about["note"]["model"] if in_training else about["model"])
         expected = about["sha256"]
     except (OSError, ValueError, KeyError, TypeError, ValidationError) as error:
         problem = str(error).splitlines()[0]
-        raise DataError(f"{folder} is not a model that loam trained: {DESCRIPTION}: {problem}") from None
-    if not (folder / WEIGHTS).is_file():
-        raise DataError(f"{folder / WEIGHTS} is missing, though {DESCRIPTION} describes it; train or import again")
-    if (found := sha256_of(folder / WEIGHTS)) != expected:
-        raise DataError(f"{folder / WEIGHTS}: expected sha256 {expected}, found {found}; train or import again")
-    tensors = load_file(folder / WEIGHTS)
-    _check_shapes(folder, settings, tensors)
-    return settings, tensors
+        raise DataError(f"{folder} is not a model that loam trained: {description}: {problem}") from None
+    if not (folder / weights).is_file():
+        raise DataError(f"{folder / weights} is missing, though {description} describes it; train or import again")
+    if (found := sha256_of(folder / weights)) != expected:
+        raise DataError(f"{folder / weights}: expected sha256 {expected}, found {found}; train or import again")
+    files = TensorFiles(folder / weights, "model." if in_training else "")
+    _check_shapes(folder, settings, files.shapes)
+    return settings, files
+
+
+def load_checkpoint(folder: Path) -> tuple[ModelSettings, dict[str, Tensor]]:
+    """Read a finished model whole; otherwise as `open_checkpoint`."""
+    settings, files = open_checkpoint(folder)
+    return settings, {name: files.get(name) for name in files.shapes}
 
 
 def load_model(folder: Path) -> Decoder:
     """The finished model of `folder`, in evaluation mode, fp32.
 
     Raises:
-        DataError: as for `load_checkpoint`.
+        DataError: as for `open_checkpoint`.
     """
-    settings, tensors = load_checkpoint(folder)
-    model = Decoder(settings)
-    model.load_state_dict(tensors)
+    settings, files = open_checkpoint(folder)
+    model = Decoder(settings)  # memory that nothing has touched yet is not yet taken
+    with torch.no_grad():
+        for name, tensor in model.state_dict().items():
+            tensor.copy_(files.get(name))
     return model.eval()
 
 
-def _check_shapes(folder: Path, settings: ModelSettings, tensors: Mapping[str, Tensor]) -> None:
+def _check_shapes(folder: Path, settings: ModelSettings, found: Mapping[str, tuple[int, ...]]) -> None:
     expected = {name: tuple(tensor.shape) for name, tensor in _empty(settings).state_dict().items()}
-    found = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
     for name in sorted(expected.keys() | found.keys()):
         if expected.get(name) != found.get(name):
             raise DataError(f"{folder}: tensor {name}: expected shape {expected.get(name)}, found {found.get(name)}")
@@ -126,18 +165,33 @@ def _empty(settings: ModelSettings) -> nn.Module:
 def _write_folder(
     folder: Path, weights: str, description: str, tensors: Mapping[str, Tensor], about: Mapping[str, Any]
 ) -> None:
+    with _published(folder) as temporary:
+        save_file({name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}, temporary / weights)
+        _describe(temporary / description, {**about, "sha256": sha256_of(temporary / weights)})
+
+
+def _describe(path: Path, about: Mapping[str, Any]) -> None:
+    path.write_text(json.dumps(about, indent=1, sort_keys=True) + "\n")
+
+
+@contextlib.contextmanager
+def _published(folder: Path) -> Iterator[Path]:
+    """A folder to fill, which then takes the place of `folder` at once and for good."""
     temporary = folder.with_name(f".{folder.name}.tmp")
     shutil.rmtree(temporary, ignore_errors=True)
     temporary.mkdir(parents=True)
-    save_file({name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}, temporary / weights)
-    text = json.dumps({**about, "sha256": sha256_of(temporary / weights)}, indent=1, sort_keys=True) + "\n"
-    (temporary / description).write_text(text)
-    for path in (temporary / weights, temporary / description, temporary):
-        descriptor = os.open(path, os.O_RDONLY)
-        try:
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)
+    yield temporary
+    for path in (*temporary.iterdir(), temporary):
+        _flush(path)
     if folder.exists():
         shutil.rmtree(folder)
     temporary.replace(folder)
+    _flush(folder.parent)  # the name, too, survives a loss of power
+
+
+def _flush(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

@@ -18,7 +18,8 @@ from pipelines.manifest import digest_of
 from pipelines.progress import track
 from pipelines.shards import Blend, Shard, ShardSet
 from trainer.checkpoint import load_model
-from trainer.loop import choose_device, torch_threads, train
+from trainer.device import choose_device, torch_threads
+from trainer.loop import train
 from trainer.recipe import TrainRecipe
 from trainer.validation import losses_of
 

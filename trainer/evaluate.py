@@ -76,7 +76,7 @@ def evaluate(
     Raises:
         DataError: nothing to measure, or a model, document file or item file is unusable.
     """
-    from trainer.loop import torch_threads  # here, because it imports torch
+    from trainer.device import torch_threads  # here, because it imports torch
 
     if not validation and not items:
         raise DataError("nothing to evaluate: give held-out documents or item files")

@@ -1,27 +1,33 @@
 """A trained model as a Hugging Face folder, which transformers, vLLM and lm-eval load without code of ours.
 
 The vocabulary is cut to what the tokenizer knows, every expert gets tensors of its own, and the bytes depend on the
-checkpoint and the tokenizer alone. `check_export` compares the logits of both models: an export is not believed
-before transformers has computed the same.
+checkpoint and the tokenizer alone; one tensor of the checkpoint is in memory at a time. `check_export` compares the
+logits of both models: an export is not believed before transformers has computed the same.
 """
 
 import json
 import shutil
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from safetensors.torch import save_file
 from torch import Tensor
 
 from pipelines.errors import DataError, StepError
 from pipelines.files import write_atomically
 from pipelines.tokenizer import load_tokenizer, write_tokenizer
-from trainer.checkpoint import load_checkpoint, load_model
-from trainer.hf_format import config_of, to_hf
-from trainer.loop import torch_threads
+from trainer.checkpoint import load_model, open_checkpoint
+from trainer.device import torch_threads
+from trainer.families.family import Family
+from trainer.families.registry import family_of
+from trainer.families.tensors import EMBEDDING, HEAD, Piece, Shape, copies_of, pieces_of
+from trainer.model_recipe import ModelSettings
+from trainer.tensor_files import INDEX, TensorFiles, write_tensors
 
 MAX_FILE_BYTES = 4 << 30
 TOLERANCE = 1e-4  # fp32 logits of the same weights summed in another order differ by about 1e-6
@@ -48,8 +54,9 @@ def export_hf(
 
     Raises:
         DataError: the checkpoint is damaged, or the tokenizer has more tokens than the model.
+        RecipeError: no class of transformers computes a model of this shape; the message says what stands in the way.
     """
-    settings, tensors = load_checkpoint(checkpoint)
+    settings, tensors = open_checkpoint(checkpoint)
     rows, eos_id = settings.vocab_size, None
     if tokenizer is not None:
         known = load_tokenizer(tokenizer)
@@ -57,13 +64,14 @@ def export_hf(
             raise DataError(f"{tokenizer} has {known.vocab_size} tokens, the model only {rows}; give its own tokenizer")
         settings, eos_id = settings.with_vocabulary(known.vocab_size), known.eos_id
     out.mkdir(parents=True, exist_ok=True)
-    config = config_of(settings, eos_id)
+    family = family_of(settings)
+    config = family.config_of(settings, eos_id)
     _write_json(out / "config.json", config)
     _write_json(out / "generation_config.json", {"do_sample": False, "eos_token_id": eos_id})
-    files = _write_weights(out, to_hf(tensors, settings), max_file_bytes)
+    files = _write_weights(out, _entries(tensors, settings, family), max_file_bytes)
     if tokenizer is not None:
         _write_tokenizer(tokenizer, out)
-    scaled = settings.experts and settings.routed_scaling != 1.0
+    scaled = settings.experts and settings.router.scaling != 1.0
     return {
         "architecture": config["architectures"][0],
         "parameters": settings.parameters(),
@@ -109,26 +117,59 @@ def check_export(checkpoint: Path, hf_dir: Path, tokens: np.ndarray, tolerance: 
     return difference
 
 
-def _write_weights(out: Path, tensors: Mapping[str, Tensor], max_file_bytes: int) -> int:
-    """Write the weights in order of their names; returns the number of files."""
-    groups: list[dict[str, Tensor]] = [{}]
+@dataclass(frozen=True)
+class _Entry:
+    """Tensors of a file that come from one of the checkpoint: shapes by name, and how to get their numbers."""
+
+    shapes: Mapping[str, Shape]
+    numbers: Callable[[], Iterator[Tensor]]
+
+
+def _entries(files: TensorFiles, settings: ModelSettings, family: Family) -> list[_Entry]:
+    """All that is written, in order: every tensor, then the output projection and the copies that engines ask for."""
+    found = [
+        _Entry(piece.sources, partial(_theirs, files, piece))
+        for piece in pieces_of(settings, family, family.neighbours)
+    ]
+    table, head = "embed_tokens.weight", "embed_tokens.weight" if settings.tie_embeddings else HEAD
+    again = {HEAD: table} if settings.tie_embeddings and not family.ties else {}
+    if family.copies:
+        again |= {name: table if of == EMBEDDING else head for name, of in copies_of(settings).items()}
+    shape = (settings.vocab_size, settings.width)
+    return found + [_Entry({name: shape}, partial(_rows, files, of, shape[0])) for name, of in again.items()]
+
+
+def _theirs(files: TensorFiles, piece: Piece) -> Iterator[Tensor]:
+    for _, tensor in piece.theirs(files.get(piece.name)):
+        yield tensor
+
+
+def _rows(files: TensorFiles, name: str, rows: int) -> Iterator[Tensor]:
+    yield files.get(name)[:rows]
+
+
+def _write_weights(out: Path, entries: Sequence[_Entry], max_file_bytes: int) -> int:
+    """Write the weights; returns the number of files."""
+    groups: list[dict[str, Shape]] = [{}]
     filled = 0
-    for name, tensor in sorted(tensors.items()):
-        if groups[-1] and filled + tensor.nbytes > max_file_bytes:
+    for name, shape in (item for entry in entries for item in entry.shapes.items()):
+        size = 4 * torch.Size(shape).numel()
+        if groups[-1] and filled + size > max_file_bytes:
             groups.append({})
             filled = 0
-        groups[-1][name] = tensor
-        filled += tensor.nbytes
+        groups[-1][name] = shape
+        filled += size
+    stream = (tensor for entry in entries for tensor in entry.numbers())
     if len(groups) == 1:
-        save_file(groups[0], out / "model.safetensors", metadata={"format": "pt"})
+        write_tensors(out / "model.safetensors", groups[0], stream)
         return 1
     places = {}
     for number, group in enumerate(groups, 1):
         file = f"model-{number:05d}-of-{len(groups):05d}.safetensors"
-        save_file(group, out / file, metadata={"format": "pt"})
+        write_tensors(out / file, group, islice(stream, len(group)))
         places |= dict.fromkeys(group, file)
-    total = sum(tensor.nbytes for tensor in tensors.values())
-    _write_json(out / "model.safetensors.index.json", {"metadata": {"total_size": total}, "weight_map": places})
+    total = sum(4 * torch.Size(shape).numel() for group in groups for shape in group.values())
+    _write_json(out / INDEX, {"metadata": {"total_size": total}, "weight_map": places})
     return len(groups)
 
 

@@ -7,13 +7,37 @@ that of Liger's fused linear cross-entropy (arXiv:2410.10989).
 Legend: N tokens, D width, V vocabulary, R rows of one chunk.
 """
 
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from trainer.products import product
+
 CHUNK_LOGITS = 1 << 20  # logits of one chunk on a CPU: 4 MB in fp32, within the second and third level caches
 CHUNK_LOGITS_GPU = 1 << 28
+
+
+@dataclass(frozen=True)
+class Losses:
+    """What a training pass costs, fp32 scalars.
+
+    Attributes:
+        total: what is minimized: `ar + aux + z + mtp_weight * mtp + flow weight * flow`.
+        ar: mean cross-entropy of the next token, nats.
+        aux: balance losses of all routers, each weighted; 0 when there is none.
+        z: their weighted z-losses.
+        mtp: mean over prediction modules of their cross-entropies, nats.
+        flow: mean squared error of the flow head's velocities; 0 when there is none.
+    """
+
+    total: Tensor
+    ar: Tensor
+    aux: Tensor
+    z: Tensor
+    mtp: Tensor
+    flow: Tensor
 
 
 def _rows(vocabulary: int, device: torch.device) -> int:
@@ -53,19 +77,20 @@ class _MeanCrossEntropy(torch.autograd.Function):
         rows = min(tokens, _rows(output_VD.shape[0], device))
         weight_VD = output_VD.to(compute)
         # buffers are made once: fresh ones of this size are page-faulted in for every chunk, a third of the time
-        product_RV = torch.empty(rows, output_VD.shape[0], dtype=compute, device=device)
+        space_RV = torch.empty(rows, output_VD.shape[0], dtype=compute, device=device)
         grad_chunk_VD = torch.empty_like(weight_VD)
-        logits_RV = torch.empty_like(product_RV, dtype=torch.float32) if compute != torch.float32 else product_RV
+        fp32_RV = None if compute == torch.float32 else torch.empty_like(space_RV, dtype=torch.float32)
         total = torch.zeros((), dtype=torch.float32, device=device)
         grad_hidden_ND = torch.empty_like(hidden_ND)
         grad_output_VD = torch.zeros_like(output_VD, dtype=torch.float32)
         for start in range(0, tokens, rows):
             hidden_RD, targets_R1 = hidden_ND[start : start + rows], targets_N[start : start + rows, None]
             count = hidden_RD.shape[0]
-            torch.mm(hidden_RD, weight_VD.t(), out=product_RV[:count])
-            total += _to_gradient(product_RV[:count], logits_RV[:count], targets_R1, tokens)
-            torch.mm(product_RV[:count], weight_VD, out=grad_hidden_ND[start : start + count])
-            grad_output_VD += torch.mm(product_RV[:count].t(), hidden_RD, out=grad_chunk_VD)
+            product_RV = product(hidden_RD, weight_VD, space_RV[:count])
+            logits_RV = product_RV if fp32_RV is None else fp32_RV[:count]
+            total += _to_gradient(product_RV, logits_RV, targets_R1, tokens)
+            grad_hidden_ND[start : start + count] = product(product_RV, weight_VD.t())
+            grad_output_VD += product(product_RV.t(), hidden_RD.t(), grad_chunk_VD)
         ctx.grads = grad_hidden_ND, grad_output_VD  # scaled in place below: backward runs once
         return total / tokens
 
@@ -95,7 +120,7 @@ def token_cross_entropies(hidden_ND: Tensor, output_VD: Tensor, targets_N: Tenso
     weight_VD = output_VD.to(hidden_ND.dtype)
     losses = []
     for start in range(0, hidden_ND.shape[0], rows):
-        logits_RV = torch.mm(hidden_ND[start : start + rows], weight_VD.t()).float()
+        logits_RV = product(hidden_ND[start : start + rows], weight_VD).float()
         chosen_R = logits_RV.gather(1, targets_N[start : start + rows, None])[:, 0]
         losses.append(torch.logsumexp(logits_RV, dim=1) - chosen_R)
     return torch.cat(losses)

@@ -24,13 +24,16 @@ from pipelines.progress import track
 from pipelines.shards import Blend, ShardSet
 from pipelines.store import Outcome
 from trainer.checkpoint import load_model
-from trainer.loop import Run, append_line, begin_run, finish_step, save_state, torch_threads, train
+from trainer.device import torch_threads
+from trainer.loop import train
 from trainer.model import Decoder
 from trainer.online_methods import METHODS, Batch, Method, Plan
 from trainer.online_settings import OnlineSettings
 from trainer.online_stream import OnlineStream
 from trainer.optimizer import set_learning_rate
 from trainer.recipe import TrainRecipe
+from trainer.run import Run, begin_run, save_state
+from trainer.step import finish_step
 from trainer.validation import held_out_losses
 
 STANDS_STILL = 1e-3  # DoReMi's rounds end when no weight moved by more, as in the paper
@@ -89,6 +92,12 @@ def mix_online(recipe: TrainRecipe, data: OnlineData, settings: OnlineSettings, 
     recipe.require_vocabulary()
     if len(recipe.stages) != 1:
         raise RecipeError(f"online mixing trains in one stage; recipe {recipe.name!r} has {len(recipe.stages)}")
+    stage = recipe.stages[0]
+    if stage.curriculum or stage.fill_in_middle or recipe.separate_documents:
+        raise RecipeError(
+            f"online mixing draws plain samples of one length; recipe {recipe.name!r} asks for curriculum, "
+            "fill_in_middle or separate_documents: leave them out"
+        )
     if settings.method == "aioli" and data.validation is None:
         raise DataError("aioli learns from held-out losses: give a folder with train/ and validation/ shards")
     work.mkdir(parents=True, exist_ok=True)
@@ -135,11 +144,12 @@ def _round(
         with track(f"{settings.method} round {number}", recipe.tokens, "tokens") as tracker:
             while run.step < stage.steps:
                 line = _step(run, stream, method, names)
-                append_line(run.metrics, line)
+                run.log(line)
                 tracker.update(run.step * stage.batch_tokens, f"loss {line['loss']:.3f}")
                 if run.step % recipe.checkpoint_every == 0:
                     run.extra = stream.state() | _tensors(method)
                     save_state(run)
+        run.writer.close()
         shutil.copyfile(run.metrics, work / f"round-{number}.jsonl")
         return _found(run, stream, method, data)
 
@@ -174,10 +184,10 @@ def _step(run: Run, stream: OnlineStream, method: Method, names: tuple[str, ...]
     rows = max(1, (run.recipe.micro_batch_tokens or stage.batch_tokens) // stage.sequence_length)
     set_learning_rate(run.optimizer, rate)
     run.optimizer.zero_grad(set_to_none=True)
-    batch = Batch(groups, stage.batch_samples, rows, rate, run.recipe.model.aux_loss)
+    batch = Batch(groups, stage.batch_samples, rows, rate)
     losses_D = method.backward(run.model, batch)
     mean_loss = sum(losses_D[place] * len(samples) for place, samples in groups.items()) / stage.batch_samples
-    line = finish_step(run, stage, rate, float(mean_loss))
+    line = finish_step(run, stage.name, rate, {"ar": float(mean_loss)})
     method.learn(step, run.model, losses_D, stream.drawn_D() * stage.sequence_length)
     weights = zip(names, method.state["weights"].tolist(), strict=True)
     line["weights"] = {name: round(weight, 6) for name, weight in weights}

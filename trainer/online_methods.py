@@ -62,14 +62,12 @@ class Batch:
         samples: of all domains.
         rows: most samples of one forward pass.
         learning_rate: of the step.
-        aux_loss: factor on the experts' balance loss.
     """
 
     groups: dict[int, Tensor]
     samples: int
     rows: int
     learning_rate: float
-    aux_loss: float
 
 
 class Method:
@@ -112,11 +110,11 @@ class Method:
         for place, samples in batch.groups.items():
             total = 0.0
             for micro in samples.split(batch.rows):
-                loss, balance = model.loss(micro[:, :-1], micro[:, 1:]), model.aux_losses()
+                losses = model.loss(micro[:, :-1], micro[:, 1:])
                 share = len(micro) / batch.samples
-                whole = loss * (factor[place] * share)
-                (whole if balance is None else whole + batch.aux_loss * share * balance).backward()
-                total += float(loss.detach()) * len(micro)
+                beside = (losses.total - losses.ar) * share  # balance is asked for whatever a domain counts
+                (losses.ar * (factor[place] * share) + beside).backward()
+                total += float(losses.ar.detach()) * len(micro)
             losses_D[place] = total / len(samples)
         return losses_D
 
@@ -162,7 +160,7 @@ class Doge(Method):
         parameters = list(model.parameters())
         for place, samples in batch.groups.items():
             model.zero_grad(set_to_none=True)
-            alone = Batch({place: samples}, len(samples), batch.rows, batch.learning_rate, batch.aux_loss)
+            alone = Batch({place: samples}, len(samples), batch.rows, batch.learning_rate)
             losses_D[place] = self._backward(model, alone, {place: 1.0})[place]
             gradients.append(torch.cat([_gradient(parameter).flatten() for parameter in parameters]))
         given, scores = self.settings.doge, doge_scores(torch.stack(gradients).cpu().numpy())

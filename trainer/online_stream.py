@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from pipelines.shards import Blend, ShardSet
-from trainer.stream import ShardStream
+from trainer.shard_stream import ShardReader, ShardStream
 
 
 class OnlineStream:
@@ -37,7 +37,7 @@ class OnlineStream:
         self._length = sequence_length
         self._domain_P = np.array([place for place, _ in parts])
         self._share_P = np.array([share for _, (share, _) in parts])
-        self._streams = [ShardStream(shard, (seed, 0), sequence_length) for _, (_, shard) in parts]
+        self._streams = [ShardStream(ShardReader(shard, seed), sequence_length) for _, (_, shard) in parts]
         self._requested_P = np.zeros(len(parts))
         self._drawn_P = np.zeros(len(parts), np.int64)
 
@@ -50,10 +50,12 @@ class OnlineStream:
         weights_P = weights_D[self._domain_P] * self._share_P
         out_BS = np.empty((count, self._length + 1), np.int64)
         domain_B = np.empty(count, np.int64)
+        last_S, documents_S = np.empty((2, self._length), np.int64)
         for row in range(count):
             wanted_P = self._requested_P if self._drawn_P.any() else weights_P  # Megatron's rule for the very first
             part = int(np.argmax(np.where(weights_P > 0, wanted_P - self._drawn_P, -np.inf)))
-            self._streams[part].read(int(self._drawn_P[part]), out_BS[row])
+            self._streams[part].read(int(self._drawn_P[part]), out_BS[row, :-1], last_S, documents_S)
+            out_BS[row, -1] = last_S[-1]
             domain_B[row] = self._domain_P[part]
             self._drawn_P[part] += 1
             self._requested_P = self._requested_P + weights_P
@@ -66,7 +68,7 @@ class OnlineStream:
     def ledger(self) -> dict[str, dict[str, float]]:
         """For each domain: share of the tokens requested and drawn so far, tokens, passes over it."""
         samples = max(1, int(self._drawn_P.sum()))
-        held_D = np.bincount(self._domain_P, [stream.tokens for stream in self._streams])
+        held_D = np.bincount(self._domain_P, [stream.reader.tokens for stream in self._streams])
         requested_D = np.bincount(self._domain_P, self._requested_P) / samples
         return {
             name: {"requested": round(float(requested), 6), "achieved": round(float(drawn / samples), 6),

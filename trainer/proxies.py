@@ -1,45 +1,35 @@
 """Many small training runs at once: one proxy model per mixture, and their held-out losses as one table.
 
-Each proxy is trained by the same loop as the full model, in a pool of processes that is started once, so that torch is
-imported once, or each as one task of a Slurm array or a Ray cluster. A proxy's result is one file, written when it is
-whole: it is never trained twice, and a kill loses at most what the running ones did since their last checkpoint. The
-seed decides weights and data order and does not depend on the mixture: two proxies with one seed differ in nothing but
-what they read.
+Each proxy is trained by the same loop as the full model, many at once (`pool.py`). A proxy's result is one file,
+written when it is whole: it is never trained twice, and a kill loses at most what the running ones did since their last
+checkpoint. The seed decides weights and data order and does not depend on the mixture: two proxies with one seed differ
+in nothing but what they read.
 """
 
-import contextlib
 import csv
-import ctypes
 import io
 import json
-import multiprocessing
 import shutil
 import time
-from collections.abc import Iterator, Sequence
-from concurrent.futures import Future, ProcessPoolExecutor, as_completed
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-from datatrove.pipeline.base import PipelineStep
-
 from pipelines.errors import DataError, StepError
-from pipelines.execute import SCRATCH, run_blocks
-from pipelines.executors import LocalExecutor, current_executor
+from pipelines.execute import SCRATCH
 from pipelines.files import sha256_of, write_atomically
 from pipelines.journal import record
 from pipelines.manifest import digest_of
-from pipelines.orphans import end_with_parent
-from pipelines.progress import track
 from pipelines.shards import Blend, Shard, ShardSet
 from pipelines.store import Outcome
+from trainer.device import torch_threads
 from trainer.evaluate import EvaluateSettings, evaluate
-from trainer.loop import torch_threads, train
+from trainer.loop import train
+from trainer.pool import local_workers, perform_jobs, perform_on_cluster
 from trainer.recipe import TrainRecipe
 
-PRELOADED = ["trainer.loop"]  # torch and numba are imported once, before the pool forks
-M_MMAP_THRESHOLD, M_TRIM_THRESHOLD = -3, -1  # of glibc's malloc.h
-HELD_BYTES = 1 << 30
 ROUTED_TOKENS = 4096  # per domain: shares of 8 experts are then known to about half a percent
 
 
@@ -141,17 +131,13 @@ def train_proxies(
     swarm = _Swarm(recipe, validation, work, exam, exam.identity() if exam else None, spare)
     pending = [job for job in jobs if not swarm.is_done(job)]
     started = time.perf_counter()
-    executor = current_executor()
-    if isinstance(executor, LocalExecutor):
-        workers = executor.workers or workers
-        with track("proxies", len(jobs), "proxies") as tracker:
-            done = len(jobs) - len(pending)
-            tracker.update(done)
-            for _ in _perform(pending, swarm, workers):
-                done += 1
-                tracker.update(done)
+    if (processes := local_workers(workers)) is not None:
+        perform_jobs(pending, partial(_train_one, swarm=swarm), len(jobs) - len(pending), processes, "proxies")
     elif pending:
-        _perform_on_cluster(jobs, swarm)
+        moved = [replace(job, blend=absolute_blend(job.blend)) for job in jobs]
+        there = _there(swarm)
+        identities = [swarm.identity(job) for job in jobs]
+        perform_on_cluster(moved, partial(_train_missing, swarm=there), identities, there.work, "proxies")
     seconds = time.perf_counter() - started
     if pending:
         record("proxies", trained=len(pending), workers=workers, seconds=round(seconds, 3),
@@ -168,72 +154,26 @@ def train_proxies(
     })  # fmt: skip
 
 
-class TrainProxies(PipelineStep):
-    """The tasks of a cluster: rank r trains job r, unless its result is there.
-
-    Args:
-        jobs: all of the swarm.
-        swarm: what they share; its folders are absolute.
-    """
-
-    type = "trainer"
-    name = "proxies"
-
-    def __init__(self, jobs: Sequence[ProxyJob], swarm: _Swarm) -> None:
-        super().__init__()
-        self.jobs, self.swarm = list(jobs), swarm
-
-    def run(self, data: object = None, rank: int = 0, world_size: int = 1) -> None:
-        """Train one proxy."""
-        if not self.swarm.is_done(self.jobs[rank]):
-            _train_one(self.jobs[rank], self.swarm)
+def _there(swarm: _Swarm) -> _Swarm:
+    """The same for a task elsewhere, whose working folder is another."""
+    validation = ShardSet(tuple(absolute(shard) for shard in swarm.validation.shards))
+    return replace(swarm, work=swarm.work.resolve(), validation=validation)
 
 
-def _perform_on_cluster(jobs: Sequence[ProxyJob], swarm: _Swarm) -> None:
-    """One task for each job; the name of the folder of markers says which jobs, since ranks are mere numbers."""
-    ranks = digest_of([swarm.identity(job) for job in jobs])[:12]
-    validation = ShardSet(tuple(_absolute(shard) for shard in swarm.validation.shards))
-    there = replace(swarm, work=swarm.work.resolve(), validation=validation)
-    moved = [
-        replace(job, blend=Blend(tuple((weight, _absolute(shard)) for weight, shard in job.blend.parts)))
-        for job in jobs
-    ]
-    run_blocks([TrainProxies(moved, there)], len(jobs), swarm.work, name=f"proxies-{ranks}")
+def absolute_blend(blend: Blend) -> Blend:
+    """The same blend with absolute paths, for a task elsewhere."""
+    return Blend(tuple((weight, absolute(shard)) for weight, shard in blend.parts))
 
 
-def _absolute(shard: Shard) -> Shard:
+def absolute(shard: Shard) -> Shard:
+    """The same shard with an absolute path."""
     return replace(shard, prefix=shard.prefix.resolve())
 
 
-def _perform(jobs: Sequence[ProxyJob], swarm: _Swarm, workers: int) -> Iterator[None]:
-    """Train the jobs, yielding as each one finishes."""
-    if workers == 1 or len(jobs) < 2:
-        for job in jobs:
-            yield _train_one(job, swarm)
-        return
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(PRELOADED)
-    with ProcessPoolExecutor(min(workers, len(jobs)), mp_context=context, initializer=_begin_worker) as pool:
-        running: list[Future[None]] = [pool.submit(_train_one, job, swarm) for job in jobs]
-        try:
-            for future in as_completed(running):
-                yield future.result()
-        except BaseException:
-            pool.shutdown(cancel_futures=True)
-            raise
-
-
-def _begin_worker() -> None:
-    end_with_parent()
-    _keep_freed_memory()
-
-
-def _keep_freed_memory() -> None:
-    """Let malloc reuse large blocks rather than return them: page faults are a tenth of a small model's step."""
-    with contextlib.suppress(OSError, AttributeError):  # another C library does without
-        libc = ctypes.CDLL("libc.so.6")
-        libc.mallopt(M_MMAP_THRESHOLD, HELD_BYTES)
-        libc.mallopt(M_TRIM_THRESHOLD, HELD_BYTES)
+def _train_missing(job: ProxyJob, swarm: _Swarm) -> None:
+    """Train one proxy unless its result is there."""
+    if not swarm.is_done(job):
+        _train_one(job, swarm)
 
 
 def _train_one(job: ProxyJob, swarm: _Swarm) -> None:

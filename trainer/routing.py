@@ -12,12 +12,11 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from pipelines.shards import ShardSet
 from trainer.model import Decoder
-from trainer.moe import Router
+from trainer.router import Router
 from trainer.validation import held_out_losses
 
 
@@ -32,10 +31,9 @@ class _Seen:
 
     def watch(self, router: Router, given: tuple[Tensor], answer: tuple[Tensor, Tensor]) -> None:
         """A forward hook."""
-        scores_NE = F.linear(given[0].flatten(0, 1).float(), router.weight).sigmoid().double()
-        share_NE = scores_NE / scores_NE.sum(dim=-1, keepdim=True)
+        share_NE = router.shares(router.logits(given[0])).double()
         self.experts = share_NE.shape[1]
-        chosen_E = torch.bincount(answer[1].flatten(), minlength=self.experts)
+        chosen_E = torch.bincount(answer[1].flatten(), minlength=self.experts + 1)[: self.experts]
         self.load_E = chosen_E if self.load_E is None else self.load_E + chosen_E
         self.entropy += float(torch.special.entr(share_NE).sum())
         self.tokens += len(share_NE)

@@ -1,27 +1,30 @@
-"""Samples of a blend by number: sample k of a stage is a pure function of (seed, stage, k), so resuming is a number.
+"""Samples of a run by number: sample k of a phase is a function of (seed, plan, k), so resuming is a number.
 
-Each domain is an endless sequence of epochs; an epoch is the domain's documents in an order that depends on the seed
-and the epoch only, never on the mixture: two mixtures meet a domain's documents in the same order, one only gets
-further. The first epoch of the first stage is Megatron's `GPTDataset` to the token (one-token overlap, same shuffles),
-and domains are interleaved by Megatron's greedy rule (`build_blending_indices`). A later stage draws in an order of
-its own: documents may return in it before every other was seen once.
+A phase is a part of a stage with one length of samples. Its domains are interleaved by Megatron's greedy rule
+(`build_blending_indices`); each domain goes on where the phases before left it (`shard_stream.py`), so that a blend may
+change between stages without losing or repeating a sample, and what is replayed is drawn from what earlier stages
+were trained on. A batch is a range of sample numbers, and a rank takes its rows of it: the order of data does not know
+how many ranks there are.
 
-Legend: B samples of a batch, S sequence length, N samples of a stage, P parts of the blend, M documents.
+Legend: B samples of a batch, S sequence length, N samples of a phase, P parts of the blend.
 """
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Protocol
 
 import numpy as np
 
 from pipelines.compiled import kernel
 from pipelines.errors import DataError
-from pipelines.indexed import IndexedTokens
 from pipelines.shards import Blend, Shard
-from trainer.recipe import StageSettings
+from trainer.fill_in_middle import FillInMiddle, cut_sample
+from trainer.recipe import Phase, StageSettings, TrainRecipe
+from trainer.shard_stream import ReplayStream, ShardReader, ShardStream
+from trainer.tape import Tape
 
-EPOCHS_HELD = 3  # a sample may begin in one epoch and end in the next; shuffling stays within one
 CAP_TOLERANCE = 1.01  # whole batches and samples round a share up
+CUT = 3  # tells the seeds of fill-in-the-middle apart
 
 
 @kernel
@@ -50,136 +53,205 @@ def greedy_blend(weights_P: np.ndarray, samples: int) -> tuple[np.ndarray, np.nd
     return part_N, number_N
 
 
-@kernel
-def _copy_tokens(
-    tokens: np.ndarray, start_M: np.ndarray, end_M: np.ndarray, order_M: np.ndarray, at: int, out: np.ndarray
-) -> None:
-    """Fill `out` with the tokens of an epoch from position `at` on.
+class Source(Protocol):
+    """Samples by number."""
 
-    Args:
-        tokens: all tokens of the shard.
-        start_M: where each document begins in `tokens`.
-        end_M: where each document, in the epoch's order, ends in the epoch.
-        order_M: documents in the epoch's order.
-        at: position in the epoch.
-        out: int64, no longer than what the epoch has left.
-    """
-    place = np.searchsorted(end_M, at, side="right")
-    filled = 0
-    while filled < len(out):
-        take = min(end_M[place] - at, len(out) - filled)
-        document = order_M[place]
-        before = end_M[place - 1] if place > 0 else 0
-        source = start_M[document] + at - before
-        for i in range(take):
-            out[filled + i] = tokens[source + i]
-        filled += take
-        at += take
-        place += 1
+    reader: ShardReader
+
+    def read(self, number: int, inputs_S: np.ndarray, targets_S: np.ndarray, documents_S: np.ndarray) -> None:
+        """Fill three int64 (S,) arrays."""
 
 
 @dataclass(frozen=True)
-class _Epoch:
-    order_M: np.ndarray
-    end_M: np.ndarray
-    shuffle: np.ndarray
+class Part:
+    """A domain's share of a phase.
 
-
-class ShardStream:
-    """The endless stream of one shard in samples of `sequence_length + 1` tokens, one token shared by neighbours.
-
-    Args:
-        shard: what to read.
-        key: seeds the orders; `(seed, stage)`.
-        sequence_length: tokens that a sample trains on.
-
-    Raises:
-        DataError: the shard is empty.
+    Attributes:
+        weight: of its samples; those of all parts sum to 1.
+        source: its samples.
+        first: number of the first one.
+        replayed: whether they were trained on before.
     """
 
-    def __init__(self, shard: Shard, key: tuple[int, int], sequence_length: int) -> None:
-        indexed = IndexedTokens(shard.prefix)
-        self.shard = shard
-        self._key = key
-        self._length = sequence_length
-        self._tokens = np.asarray(indexed.tokens)
-        self._lengths_M = np.asarray(indexed.lengths).astype(np.int64)
-        self._start_M = np.asarray(indexed.pointers) // indexed.dtype.itemsize
-        self.tokens = int(self._lengths_M.sum())
-        if self.tokens == 0:
-            raise DataError(f"shard {shard.name} at {shard.prefix} holds no tokens; leave it out of the mixture")
-        self._epochs: dict[int, _Epoch] = {}
+    weight: float
+    source: Source
+    first: int = 0
+    replayed: bool = False
 
-    def read(self, number: int, out: np.ndarray) -> None:
-        """Fill `out`, int64 (S + 1,), with sample `number`."""
-        epoch = -(-((number + 1) * self._length + 1) // self.tokens) - 1  # in which the sample is complete
-        first = self._complete(epoch)
-        at = (first + int(self._epoch(epoch).shuffle[number - first])) * self._length
-        filled = 0
-        while filled < len(out):
-            epoch, within = divmod(at + filled, self.tokens)
-            take = min(self.tokens - within, len(out) - filled)
-            held = self._epoch(epoch)
-            _copy_tokens(
-                self._tokens, self._start_M, held.end_M, held.order_M, within, out[filled : filled + take]
-            )  # fmt: skip
-            filled += take
 
-    def _complete(self, epochs: int) -> int:
-        """Samples that end within the first `epochs` epochs."""
-        return max(0, (epochs * self.tokens - 1) // self._length)
+@dataclass(frozen=True)
+class Samples:
+    """Rows of a batch.
 
-    def _epoch(self, epoch: int) -> _Epoch:
-        if epoch not in self._epochs:
-            seed, stage = self._key
-            random = np.random.RandomState(seed if stage == epoch == 0 else [seed, stage, epoch])
-            order_M = np.arange(len(self._lengths_M), dtype=np.int32)
-            random.shuffle(order_M)
-            shuffle = np.arange(self._complete(epoch + 1) - self._complete(epoch), dtype=np.int64)
-            random.shuffle(shuffle)
-            while len(self._epochs) >= EPOCHS_HELD:
-                del self._epochs[min(self._epochs)]
-            self._epochs[epoch] = _Epoch(order_M, np.cumsum(self._lengths_M[order_M]), shuffle)
-        return self._epochs[epoch]
+    Attributes:
+        inputs_BS: int64 token ids.
+        targets_BS: int64, the token that follows each.
+        documents_BS: int64, the document of each within its row, from 0.
+        domains: the domain of each row.
+    """
+
+    inputs_BS: np.ndarray
+    targets_BS: np.ndarray
+    documents_BS: np.ndarray
+    domains: tuple[str, ...]
 
 
 class BlendStream:
-    """The samples of one stage.
+    """The samples of one phase.
 
     Args:
-        blend: where they come from.
-        seed: of the orders.
-        stage: number of the stage, from 0.
-        sequence_length: tokens that a sample trains on.
-        samples: how many the stage needs.
+        parts: where they come from.
+        length: tokens that a sample trains on.
+        samples: how many the phase needs.
+        key: numbers that seed what is drawn per sample.
+        cut: how documents are cut for filling in the middle.
+    """
+
+    def __init__(
+        self,
+        parts: Sequence[Part],
+        length: int,
+        samples: int,
+        key: tuple[int, ...] = (),
+        cut: FillInMiddle | None = None,
+    ) -> None:
+        self.parts, self.length, self.samples = parts, length, samples
+        self._key, self._cut = key, cut
+        weights_P = np.array([part.weight for part in parts])
+        self._part_N, self._number_N = greedy_blend(weights_P / weights_P.sum(), samples)
+
+    def batch(self, first: int, count: int, rank: int = 0, ranks: int = 1) -> Samples:
+        """Samples `first` to `first + count - 1`, or a rank's rows of them.
+
+        Args:
+            first: number of the batch's first sample.
+            count: samples of the whole batch.
+            rank: which of the ranks asks.
+            ranks: among how many the batch is split; their rows, one after the other, are the batch.
+        """
+        rows = range(first + rank * count // ranks, first + (rank + 1) * count // ranks)
+        inputs_BS, targets_BS, documents_BS = np.empty((3, len(rows), self.length), np.int64)
+        for row, number in enumerate(rows):
+            self._read(number, inputs_BS[row], targets_BS[row], documents_BS[row])
+        return Samples(inputs_BS, targets_BS, documents_BS, tuple(self._name(number) for number in rows))
+
+    def _name(self, number: int) -> str:
+        return self.parts[self._part_N[number]].source.reader.shard.name
+
+    def _read(self, number: int, inputs_S: np.ndarray, targets_S: np.ndarray, documents_S: np.ndarray) -> None:
+        part = self.parts[self._part_N[number]]
+        part.source.read(part.first + int(self._number_N[number]), inputs_S, targets_S, documents_S)
+        cut = self._cut
+        if cut and (not cut.domains or part.source.reader.shard.domain in cut.domains):
+            random = np.random.default_rng([*self._key, CUT, number])
+            row_T = np.append(inputs_S, targets_S[-1])
+            row_T, documents_T = cut_sample(row_T, np.append(documents_S, documents_S[-1]), cut, random)
+            inputs_S[:], targets_S[:], documents_S[:] = row_T[:-1], row_T[1:], documents_T[:-1]
+
+    def drawn(self) -> list[int]:
+        """Samples that the whole phase draws from each part."""
+        return np.bincount(self._part_N, minlength=len(self.parts)).tolist()
+
+
+@dataclass
+class _Domain:
+    """How far a shard has been read."""
+
+    stream: ShardStream
+    number: int = 0
+
+    def goes_on(self, length: int) -> None:
+        if self.stream.length != length:
+            self.stream, self.number = self.stream.recut(self.number, length), 0
+
+    def trained_on(self) -> Tape:
+        return self.stream.rest(self.number).before()
+
+
+class TrainingData:
+    """The phases of a run, each made when it is first asked for, after those before it.
+
+    Args:
+        recipe: stages and seed.
+        blends: of each stage.
+        replay: share of replayed samples that a stage has at least; asked when the stage's first phase is made.
 
     Raises:
         DataError: a shard is missing, damaged or empty.
     """
 
-    def __init__(self, blend: Blend, seed: int, stage: int, sequence_length: int, samples: int) -> None:
-        parts = [(weight, shard) for weight, shard in blend.parts if weight > 0]
-        weights_P = np.array([weight for weight, _ in parts])
-        self.samples = samples
-        self._length = sequence_length
-        self._streams = [ShardStream(shard, (seed, stage), sequence_length) for _, shard in parts]
-        self._part_N, self._number_N = greedy_blend(weights_P / weights_P.sum(), samples)
+    def __init__(self, recipe: TrainRecipe, blends: Sequence[Blend]) -> None:
+        self._recipe, self._blends = recipe, blends
+        self._plan = [(number, phase) for number, stage in enumerate(recipe.stages) for phase in stage.phases]
+        self._domains: dict[tuple[str, str], _Domain] = {}
+        self._before: dict[tuple[str, str], Tape] = {}  # what earlier stages were trained on
+        self._streams: list[BlendStream] = []
+        self._ledgers: list[dict[str, dict[str, float]]] = [{} for _ in recipe.stages]
+        self.least_replay = [0.0 for _ in recipe.stages]
 
-    def batch(self, first: int, count: int) -> np.ndarray:
-        """Samples `first` to `first + count - 1`, int64 (count, S + 1)."""
-        out_BS = np.empty((count, self._length + 1), dtype=np.int64)
-        for row in range(count):
-            stream = self._streams[self._part_N[first + row]]
-            stream.read(int(self._number_N[first + row]), out_BS[row])
-        return out_BS
+    def phase(self, number: int) -> BlendStream:
+        """The samples of a phase, counted from 0 through all stages."""
+        while len(self._streams) <= number:
+            self._streams.append(self._next())
+        return self._streams[number]
 
-    def ledger(self) -> dict[str, dict[str, float]]:
-        """Tokens drawn from each domain in the whole stage, and how many passes over it they are."""
-        drawn_P = np.bincount(self._part_N, minlength=len(self._streams)) * self._length
-        return {
-            stream.shard.name: {"tokens": int(drawn), "epochs": round(int(drawn) / stream.tokens, 6)}
-            for stream, drawn in zip(self._streams, drawn_P, strict=True)
-        }
+    def ledger(self, stage: int) -> dict[str, dict[str, float]]:
+        """Tokens drawn from each domain in a stage, how many passes over it they are, and tokens drawn again."""
+        self.phase(max(place for place, (of, _) in enumerate(self._plan) if of == stage))
+        return self._ledgers[stage]
+
+    def _next(self) -> BlendStream:
+        place = len(self._streams)
+        stage, phase = self._plan[place]
+        if place and self._plan[place - 1][0] != stage:
+            self._before = {key: domain.trained_on() for key, domain in self._domains.items()}
+        replay = max(self._recipe.stages[stage].replay, self.least_replay[stage])
+        parts = self._new_parts(stage, phase, 1 - replay) + (
+            self._replayed_parts(place, phase, replay) if replay else []
+        )
+        key = (self._recipe.seed, place)
+        stream = BlendStream(
+            parts, phase.sequence_length, phase.samples, key, self._recipe.stages[stage].fill_in_middle
+        )
+        for part, drawn in zip(parts, stream.drawn(), strict=True):
+            self._count(stage, part, drawn * phase.sequence_length)
+            if not part.replayed:
+                self._domains[_key(part.source.reader.shard)].number += drawn
+        return stream
+
+    def _new_parts(self, stage: int, phase: Phase, share: float) -> list[Part]:
+        parts = []
+        for weight, shard in self._blends[stage].parts:
+            if weight > 0:
+                if (key := _key(shard)) not in self._domains:
+                    stream = ShardStream(ShardReader(shard, self._recipe.seed), phase.sequence_length)
+                    self._domains[key] = _Domain(stream)
+                domain = self._domains[key]
+                domain.goes_on(phase.sequence_length)
+                parts.append(Part(share * weight, domain.stream, domain.number))
+        return parts
+
+    def _replayed_parts(self, place: int, phase: Phase, share: float) -> list[Part]:
+        total = sum(tape.length for tape in self._before.values())
+        return [
+            Part(share * tape.length / total,
+                 ReplayStream(self._domains[key].stream.reader, phase.sequence_length, tape, place), replayed=True)
+            for key, tape in self._before.items()
+            if tape.length
+        ]  # fmt: skip
+
+    def _count(self, stage: int, part: Part, tokens: int) -> None:
+        reader = part.source.reader
+        entry = self._ledgers[stage].setdefault(reader.shard.name, {"tokens": 0, "epochs": 0.0})
+        if part.replayed:
+            entry["replayed"] = entry.get("replayed", 0) + tokens
+        else:
+            entry["tokens"] += tokens
+            entry["epochs"] = round(entry["tokens"] / reader.tokens, 6)
+
+
+def _key(shard: Shard) -> tuple[str, str]:
+    return shard.name, shard.sha256
 
 
 def check_epochs(stages: Sequence[StageSettings], blends: Sequence[Blend], cap: float | None) -> None:
@@ -195,7 +267,7 @@ def check_epochs(stages: Sequence[StageSettings], blends: Sequence[Blend], cap: 
     """
     passes: dict[str, float] = {}
     for stage, blend in zip(stages, blends, strict=True):
-        for name, epochs in blend.epochs(stage.steps * stage.batch_tokens).items():
+        for name, epochs in blend.epochs(stage.trained_tokens).items():
             passes[name] = passes.get(name, 0.0) + epochs
     worst = max(passes, key=lambda name: passes[name])
     if cap is not None and passes[worst] > cap * CAP_TOLERANCE:

@@ -101,17 +101,21 @@ def check(
     recipe: Recipe,
     sets: Sets = None,
     verbose: Annotated[bool, typer.Option("--verbose", help="Every key, note and size")] = False,
+    device: Annotated[str, typer.Option(help="Of a training: the accelerator that its days are reckoned for")] = "H200",
+    mfu: Annotated[float, typer.Option(help="Of a training: assumed model FLOPs utilisation")] = 0.3,
+    devices: Annotated[int, typer.Option(min=1, help="Of a training: how many share the work")] = 1,
     as_json: AsJson = False,
 ) -> None:
     """Check a recipe: whether it can run, what it needs from outside, sizes, tokens and cost. Nothing is touched."""
     from flows.check import check_lines, check_values
     from flows.kinds import load_any
+    from flows.train_check import Machine
 
-    resolved = load_any(recipe, sets or ())
+    resolved, machine = load_any(recipe, sets or ()), Machine(device, mfu, devices)
     if as_json:
-        typer.echo(json.dumps(check_values(resolved), ensure_ascii=False))
+        typer.echo(json.dumps(check_values(resolved, machine), ensure_ascii=False))
     else:
-        typer.echo("\n".join(check_lines(recipe, resolved, verbose)))
+        typer.echo("\n".join(check_lines(recipe, resolved, verbose, machine)))
 
 
 def plan(recipe: Recipe, sets: Sets = None, runs: Runs = RUNS, as_json: AsJson = False) -> None:

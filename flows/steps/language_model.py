@@ -34,10 +34,9 @@ def tokenizer_folder(place: Place) -> Path:
 
 def sized(recipe: TrainRecipe, place: Place) -> TrainRecipe:
     """The recipe with the vocabulary of the run's tokenizer."""
-    from pipelines.tokenizer import load_tokenizer
+    from trainer.recipe import with_vocabulary
 
-    vocabulary = load_tokenizer(tokenizer_folder(place)).vocab_size
-    return recipe.model_copy(update={"model": recipe.model.with_vocabulary(vocabulary)})
+    return with_vocabulary(recipe, tokenizer_folder(place))
 
 
 def held_out_ids(place: Place) -> list[Path]:
@@ -77,10 +76,12 @@ def _language_model(recipe: RunRecipe) -> Step:
         from pipelines.indexed import load_shards
         from trainer.export import export_hf
         from trainer.loop import train
+        from trainer.telemetry import Telemetry
 
         tokens = place.of("plain_tokens")
         model = sized(recipe.language_model, place)
-        outcome = train(model, proportional(load_shards(tokens / "train")), work, load_shards(tokens / "validation"))
+        blend, validation = proportional(load_shards(tokens / "train")), load_shards(tokens / "validation")
+        outcome = train(model, blend, work, validation, [Telemetry(validation)])
         exported = export_hf(work / "final", work / "hf", tokenizer_folder(place))
         return Outcome(metrics={**outcome.metrics, "export": exported})
 

@@ -20,10 +20,13 @@ def _train(recipe: RunRecipe) -> Step:
     def action(place: Place, work: Path) -> Outcome:
         from mixtures.mixture import Mixture
         from trainer.loop import train
+        from trainer.telemetry import Telemetry
 
         mixture, shards = Mixture.read(place.of("mixture") / "mixture.yaml"), train_shards(place)
         check_mixture(mixture, shards, recipe.train.tokens)
-        return train(sized(recipe.train, place), Blend.of(mixture.weights, shards), work, validation_shards(place))
+        validation = validation_shards(place)
+        blend = Blend.of(mixture.weights, shards)
+        return train(sized(recipe.train, place), blend, work, validation, [Telemetry(validation)])
 
     return Step("train", action, "the full model, stage by stage", plain(train=recipe.train),
                 ["mixture", "tokens", "plain_tokens", "tokenizer"], ("pipelines", "mixtures", "trainer"))  # fmt: skip

@@ -6,12 +6,12 @@ import torch
 
 from pipelines.indexed import IndexedWriter, load_shards
 from pipelines.recipe import load_recipe
-from pipelines.shards import Blend
-from trainer.loop import torch_threads
+from trainer.device import torch_threads
 from trainer.model import new_model
 from trainer.optimizer import make_optimizer, set_learning_rate
 from trainer.recipe import TrainRecipe
-from trainer.stream import BlendStream
+from trainer.shard_stream import ShardReader, ShardStream
+from trainer.stream import BlendStream, Part
 
 pytestmark = pytest.mark.bench
 
@@ -29,7 +29,7 @@ def test_train_step(benchmark, name: str, precision: torch.dtype, threads: int):
 
     def step() -> None:
         optimizer.zero_grad(set_to_none=True)
-        model.loss(tokens[:, :-1], tokens[:, 1:]).backward()
+        model.loss(tokens[:, :-1], tokens[:, 1:]).total.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()
 
@@ -45,7 +45,7 @@ def test_stream(benchmark, tmp_path: Path):
     with IndexedWriter(tmp_path / "a", 4096) as writer:
         writer.append(np.arange(lengths.sum()) % 4096, lengths)
     shards = load_shards(tmp_path)
-    stream = BlendStream(Blend.of({"a": 1.0}, shards), 0, 0, 128, 32_000)
+    stream = BlendStream([Part(1.0, ShardStream(ShardReader(shards.named("a"), 0), 128))], 128, 32_000)
     stream.batch(0, 1)
     benchmark.pedantic(lambda: stream.batch(0, 32_000), rounds=3)
     benchmark.extra_info["tokens_per_s"] = round(32_000 * 128 / benchmark.stats.stats.min)

@@ -17,11 +17,11 @@ import pytest
 
 from flows.runner import JOURNAL
 from flows.tracing import trace_sequence
-from pipelines.journal import read_journal
+from pipelines.journal import KEPT_JOURNAL, read_journal
 from pipelines.manifest import MANIFEST, check_outputs, read_manifest
 from tests.flows.conftest import TINY, Loam, only
 
-MACHINE_WRITES = {JOURNAL, ".lock"}
+MACHINE_WRITES = {JOURNAL, KEPT_JOURNAL, ".lock"}
 
 
 def steps_with_seconds(run: Path) -> dict[str, float]:
@@ -29,7 +29,7 @@ def steps_with_seconds(run: Path) -> dict[str, float]:
 
 
 def contents(run: Path) -> dict[str, str]:
-    files = (path for path in run.rglob("*") if path.is_file() and path.name not in MACHINE_WRITES)
+    files = (path for path in run.rglob("*") if path.is_file() and MACHINE_WRITES.isdisjoint(path.parts))
     return {path.relative_to(run).as_posix(): hashlib.sha256(path.read_bytes()).hexdigest() for path in files}
 
 

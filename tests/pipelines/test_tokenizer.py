@@ -14,6 +14,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from pipelines.encoder import Encoder
 from pipelines.errors import DataError
 from pipelines.sample import balanced_sample
 from pipelines.tokenizer import (
@@ -104,6 +105,24 @@ def test_a_long_text_is_encoded_in_segments_to_the_same_ids(
 def test_an_endless_word_comes_back(ours: Tokenizer) -> None:
     text = "é" * (SEGMENT_CHARS + 10)
     assert ours.decode(ours.encode([text])[0]) == text
+
+
+def test_symbols_are_one_token_wherever_they_stand(trained: Path, tmp_path: Path) -> None:
+    """In a loaded tokenizer they come after the known ids; transformers and both engines agree."""
+    from transformers import AutoTokenizer
+
+    symbols = ("<calculation>", "</calculation>", "<step>", "</step>")
+    train_tokenizer([], tmp_path, TokenizerSettings(path=str(trained), symbols=symbols))
+    tokenizer, before = load_tokenizer(tmp_path / "tokenizer"), load_tokenizer(trained)
+    text = "So<step>3 + 4 = <calculation>7</calculation></step> it is"
+    (ids,) = tokenizer.encode([text])
+    new = [before.vocab_size + n for n in range(4)]
+    assert [token for token in ids if token >= before.vocab_size] == [new[2], new[0], new[1], new[3]]
+    assert tokenizer.vocab_size == before.vocab_size + 4
+    assert tokenizer.eos_id == before.eos_id
+    assert tokenizer.decode(ids) == text
+    assert AutoTokenizer.from_pretrained(tmp_path / "tokenizer")(text)["input_ids"] == list(ids)
+    assert Encoder(tokenizer).encode(pa.array([text])).ids.tolist() == list(ids)
 
 
 def test_digits_are_single(ours: Tokenizer) -> None:

@@ -16,30 +16,50 @@ from tests.synth.chat_model import answers, ask
 from trainer.checkpoint import save_model
 from trainer.export import export_hf
 from trainer.model import Decoder
-from trainer.recipe import ModelSettings
+from trainer.model_recipe import MlaSettings, ModelSettings, RopeSettings
+from trainer.router_settings import RouterSettings
 
 needs_vllm = pytest.mark.skipif(importlib.util.find_spec("vllm") is None, reason="needs vLLM; make setup-vllm")
 PROMPTS = ("Soil is", "Clay is", "Loam holds water.", "", "Ton, Sand und Schluff: Lehm", "土壤", "1 + 1 =", "x" * 40)
 DENSE = ModelSettings(
     layers=2, width=64, heads=2, kv_heads=1, head_dim=32, ffn_width=96, vocab_size=320, max_sequence=128
 )
-MOE = ModelSettings(
-    layers=3, width=64, heads=2, kv_heads=1, head_dim=32, ffn_width=96, vocab_size=320, max_sequence=128,
-    experts=8, experts_per_token=3, expert_width=32, shared_experts=2, dense_layers=1, routed_scaling=2.5,
-)  # fmt: skip
+EXPERTS = {"layers": 3, "experts": 8, "experts_per_token": 3, "expert_width": 32}
+SOFTMAX = RouterSettings(score="softmax")
+# vLLM's latent attention on a CPU takes DeepSeek's own sizes only
+LATENT = {"mla": MlaSettings(kv_rank=512, q_rank=48, rope_dim=64, value_dim=128), "kv_heads": 2, "head_dim": 192}
+PLAIN = {**EXPERTS, "qk_norm": "none", "shared_experts": 0, "dense_layers": 0}
+SHAPES = {
+    "qwen3": DENSE,
+    "qwen2": DENSE.model_copy(update={"qk_norm": "none", "qkv_bias": True}),
+    "llama": DENSE.model_copy(update={"qk_norm": "none", "rope": RopeSettings(
+        kind="llama3", factor=8.0, original_positions=32)}),
+    "mixtral": DENSE.model_copy(update={**PLAIN, "router": RouterSettings(score="softmax_chosen")}),
+    "olmoe": DENSE.model_copy(update={**PLAIN, "kv_heads": 2, "qk_norm": "full", "router": RouterSettings(
+        score="softmax", normalize=False)}),
+    "qwen2_moe": DENSE.model_copy(update={**PLAIN, "qkv_bias": True, "shared_experts": 1, "shared_width": 64,
+                                          "shared_gate": True, "expert_every": 2, "router": SOFTMAX}),
+    "qwen3_moe": DENSE.model_copy(update={**PLAIN, "qk_norm": "head", "router": SOFTMAX}),
+    "dots1": DENSE.model_copy(update={**EXPERTS, "shared_experts": 2, "router": RouterSettings(scaling=2.5)}),
+    "deepseek_v2": DENSE.model_copy(update={**EXPERTS, **LATENT, "qk_norm": "none", "router": RouterSettings(
+        score="softmax", normalize=False, groups=4, groups_per_token=2, scores_per_group=1)}),
+    "deepseek_v3": DENSE.model_copy(update={**EXPERTS, **LATENT, "qk_norm": "none", "mtp_layers": 1,
+                                            "router": RouterSettings(scaling=2.5, groups=4, groups_per_token=2)}),
+}  # fmt: skip
 
 
 @pytest.mark.slow
 @needs_vllm
-@pytest.mark.parametrize("shape", [DENSE, MOE], ids=["qwen3", "dots1"])
-def test_vllm_writes_what_transformers_writes_from_an_export(tmp_path: Path, tiny_model: Path, shape: ModelSettings):
+@pytest.mark.parametrize("family", SHAPES)
+def test_vllm_writes_what_transformers_writes_from_an_export(tmp_path: Path, tiny_model: Path, family: str):
     torch.manual_seed(1)
-    network = Decoder(shape)
+    network = Decoder(SHAPES[family])
     with torch.no_grad():
         for name, tensor in sorted(network.state_dict().items()):
             tensor.normal_(1.0 if "norm" in name else 0.0, 0.2)
     save_model(tmp_path / "native", network)
-    export_hf(tmp_path / "native", tmp_path / "hf", tiny_model)
+    told = export_hf(tmp_path / "native", tmp_path / "hf", tiny_model)
+    assert told["architecture"].lower() == f"{family.replace('_', '')}forcausallm"
     requests = [ask(content, max_tokens=40) for content in PROMPTS]
     importlib.import_module("numba")  # as after kernels ran in this process, which vLLM's start must bear
     before = set(multiprocessing.active_children())

@@ -7,14 +7,14 @@ import torch
 from pipelines.errors import DataError
 from trainer.checkpoint import load_checkpoint, load_model, read_checkpoints, save_model, write_checkpoint
 from trainer.model import new_model
-from trainer.recipe import ModelSettings
+from trainer.model_recipe import ModelSettings
 
 SETTINGS = ModelSettings(layers=1, width=16, heads=2, kv_heads=1, head_dim=8, ffn_width=16, vocab_size=32)
 
 
 def write(folder: Path, *steps: int) -> None:
     for step in steps:
-        write_checkpoint(folder, step, {"x": torch.full((3,), float(step))}, {"mark": step})
+        write_checkpoint(folder, step, {"x": torch.full((3,), float(step))}, {"mark": step}, kept=2)
 
 
 def flip_a_byte(path: Path) -> None:

@@ -15,7 +15,8 @@ from trainer.checkpoint import load_checkpoint, load_model, save_model  # noqa: 
 from trainer.export import check_export, export_hf  # noqa: E402
 from trainer.hf_import import import_hf  # noqa: E402
 from trainer.model import Decoder  # noqa: E402
-from trainer.recipe import ModelSettings  # noqa: E402
+from trainer.model_recipe import ModelSettings  # noqa: E402
+from trainer.router_settings import RouterSettings  # noqa: E402
 
 DENSE = ModelSettings(
     layers=2, width=32, heads=4, kv_heads=2, head_dim=16, ffn_width=48, vocab_size=320, max_sequence=64
@@ -23,7 +24,8 @@ DENSE = ModelSettings(
 UNTIED = DENSE.model_copy(update={"tie_embeddings": False, "kv_heads": 4, "rope_theta": 50_000.0})
 MOE = ModelSettings(
     layers=3, width=32, heads=2, kv_heads=1, head_dim=8, ffn_width=64, vocab_size=320, max_sequence=64,
-    experts=8, experts_per_token=3, expert_width=16, shared_experts=2, dense_layers=1, routed_scaling=2.5,
+    experts=8, experts_per_token=3, expert_width=16, shared_experts=2, dense_layers=1,
+    router=RouterSettings(scaling=2.5),
 )  # fmt: skip
 SHAPES = {"dense": DENSE, "untied": UNTIED, "moe": MOE, "moe_untied": MOE.model_copy(update={"tie_embeddings": False})}
 TOKENS = np.random.default_rng(0).integers(0, 290, 60)
@@ -157,10 +159,11 @@ def test_large_weights_are_divided(tmp_path: Path):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"model_type": "gpt2"}, r"'gpt2' cannot be imported; supported: qwen3 \(Qwen3ForCausalLM\), dots1"),
+        ({"model_type": "gpt2"}, r"'gpt2' cannot be imported; supported: qwen3 \(Qwen3ForCausalLM\), qwen2"),
         ({"attention_bias": True}, "attention_bias=True is not supported"),
-        ({"rope_parameters": {"rope_type": "yarn", "rope_theta": 1e4}}, "rope_type='yarn' is not supported"),
-        ({"use_sliding_window": True}, "sliding-window attention"),
+        ({"rope_parameters": {"rope_type": "longrope", "rope_theta": 1e4}}, "rope_type='longrope' is not supported"),
+        ({"layer_types": ["sliding_attention"] * 2}, "sliding-window attention"),
+        ({"quantization_config": {"quant_method": "fp8"}}, "quantized weights are not read"),
         ({"hidden_size": 64}, r"expected shape \("),
         ({"num_hidden_layers": 3}, "layers.2"),
     ],

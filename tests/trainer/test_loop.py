@@ -15,7 +15,8 @@ from pipelines.errors import DataError, RecipeError, StepError
 from pipelines.indexed import IndexedWriter, load_shards
 from pipelines.shards import Blend, ShardSet
 from trainer.checkpoint import load_model
-from trainer.loop import read_metrics, train
+from trainer.loop import train
+from trainer.metrics import read_metrics
 from trainer.recipe import TrainRecipe
 from trainer.validation import held_out_losses
 

@@ -2,16 +2,19 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 import torch
-import torch.nn.functional as F
-from torch import Tensor
+from torch.utils.checkpoint import checkpoint
 
 from trainer.expert_load import LoadLog, summarize_load
-from trainer.moe import Experts, MixtureOfExperts, Router
-from trainer.recipe import ModelSettings
+from trainer.model import new_model
+from trainer.model_recipe import ModelSettings
+from trainer.moe import MixtureOfExperts
+from trainer.router import Router
+from trainer.router_settings import RouterSettings
+from trainer.step import _rebalance
 
 SETTINGS = ModelSettings(
     layers=1, width=16, heads=2, kv_heads=2, head_dim=8, ffn_width=16, vocab_size=32, experts=4, experts_per_token=2,
-    expert_width=8, dense_layers=0, routed_scaling=2.5, bias_update_rate=0.01,
+    expert_width=8, dense_layers=0, router=RouterSettings(scaling=2.5, bias_update_rate=0.01),
 )  # fmt: skip
 
 
@@ -23,39 +26,11 @@ def filled(module: torch.nn.Module) -> torch.nn.Module:
     return module
 
 
-def looped(experts: Experts, x_ND: Tensor, weights_NK: Tensor, chosen_NK: Tensor) -> Tensor:
-    """The same sum, one token and one expert at a time."""
-    rows = []
-    for token in range(len(x_ND)):
-        total = torch.zeros(x_ND.shape[1])
-        for weight, expert in zip(weights_NK[token], chosen_NK[token], strict=True):
-            gate, up = (experts.gate_up_proj[expert] @ x_ND[token]).chunk(2)
-            total = total + weight * (experts.down_proj[expert] @ (F.silu(gate) * up))
-        rows.append(total)
-    return torch.stack(rows)
-
-
-@pytest.mark.parametrize("busy", [[0, 1, 2, 3], [1, 3]])  # with and without idle experts
-def test_grouped_experts_are_the_loop_forward_and_backward(busy: list[int]):
-    experts = filled(Experts(SETTINGS))
-    assert isinstance(experts, Experts)
-    generator = torch.Generator().manual_seed(5)
-    x_ND = torch.randn(24, 16, generator=generator, requires_grad=True)
-    weights_NK = torch.rand(24, 2, generator=generator, requires_grad=True)
-    picks = torch.rand(24, len(busy), generator=generator).topk(2).indices
-    chosen_NK = torch.tensor(busy)[picks]
-    upstream = torch.randn(24, 16, generator=generator)
-    wrt = (x_ND, weights_NK, experts.gate_up_proj, experts.down_proj)
-    ours = experts(x_ND, weights_NK, chosen_NK)
-    expected = looped(experts, x_ND, weights_NK, chosen_NK)
-    torch.testing.assert_close(ours, expected)
-    torch.testing.assert_close(torch.autograd.grad(ours, wrt, upstream), torch.autograd.grad(expected, wrt, upstream))
-
-
 def test_the_bias_chooses_but_does_not_weigh():
     router = filled(Router(SETTINGS))
     assert isinstance(router, Router)
     x_BTD = torch.randn(1, 8, 16, generator=torch.Generator().manual_seed(6))
+    assert router.e_score_correction_bias is not None
     router.e_score_correction_bias[2] = 10.0
     weights_NK, chosen_NK = router(x_BTD)
     scores_NE = (x_BTD[0] @ router.weight.t()).sigmoid()
@@ -87,19 +62,92 @@ def test_rebalancing_moves_load_towards_uniform():
     assert spreads[-1] < 0.2 * spreads[0]
 
 
-def test_the_sequence_balance_loss_is_one_when_balanced_and_grows_with_favour():
-    router = Router(SETTINGS.model_copy(update={"aux_loss": 0.1})).train()
-    with torch.no_grad():
-        router.weight.zero_()
-        router.weight[:, :4] = torch.eye(4)
-    even_BTD = torch.zeros(1, 4, 16)
-    for token in range(4):
-        even_BTD[0, token, token] = even_BTD[0, token, (token + 1) % 4] = 5.0
-    router(even_BTD)
-    assert router.aux_loss is not None
-    assert float(router.aux_loss.detach()) == pytest.approx(1.0, abs=1e-6)
-    router(even_BTD[:, :1].expand(1, 4, 16))
-    assert float(router.aux_loss.detach()) > 1.2
+ROUTERS = {
+    "aux-loss-free": {"sequence_aux_loss": 0.1, "groups": 2, "groups_per_token": 1},
+    "global": {"score": "softmax", "global_aux_loss": 0.1, "z_loss": 0.01, "capacity_factor": 1.0},
+    "experts choose": {"choice": "experts", "score": "softmax", "normalize": False, "capacity_factor": 1.0},
+}
+
+
+@pytest.mark.parametrize("name", ROUTERS)
+def test_recomputed_passes_are_not_counted_again_and_change_no_bit(name: str):
+    """Two micro-batches, an evaluation between them; Automodel #3247 and torchtitan #1593 counted twice."""
+    found = []
+    for recompute in (False, True):
+        model = new_model(
+            SETTINGS.model_copy(update={"layers": 2, "router": RouterSettings(**ROUTERS[name])}), seed=0
+        ).train()
+        model.recompute = recompute
+        losses = []
+        for seed in (1, 2):
+            tokens = torch.randint(0, 32, (2, 17), generator=torch.Generator().manual_seed(seed))
+            loss = model.loss(tokens[:, :-1], tokens[:, 1:])
+            loss.total.backward()
+            losses += [loss.total.detach(), loss.aux.detach(), loss.z.detach()]
+            model.eval().token_losses(tokens[:, :-1], tokens[:, 1:])
+            model.train()
+        routers = model.routers().values()
+        counts = [router.load_E.clone() for router in routers] + [router.dropped.clone() for router in routers]
+        if name != "experts choose":
+            assert all(int(router.load_E.sum()) == 2 * 2 * 16 * 2 for router in routers)
+        found.append([*losses, *counts, *(p.grad for p in model.parameters())])
+    assert all(torch.equal(one, other) for one, other in zip(*found, strict=True))
+
+
+def test_reentrant_recomputation_is_not_counted_again_either():
+    moe = filled(MixtureOfExperts(SETTINGS)).train()
+    assert isinstance(moe, MixtureOfExperts)
+    x_BTD = torch.randn(2, 8, 16, generator=torch.Generator().manual_seed(7), requires_grad=True)
+    checkpoint(moe, x_BTD, use_reentrant=True).sum().backward()
+    assert int(moe.gate.load_E.sum()) == 2 * 8 * 2
+
+
+def test_padding_changes_nothing_in_a_whole_model():
+    """Rows cut short by padding give the losses, counts and gradients of the rows alone (Megatron #1984)."""
+    settings = SETTINGS.model_copy(update={"layers": 2, "router": RouterSettings(sequence_aux_loss=0.1, z_loss=0.1)})
+    tokens = torch.randint(0, 32, (2, 17), generator=torch.Generator().manual_seed(1))
+    alone, padded = new_model(settings, seed=0).train(), new_model(settings, seed=0).train()
+    expected = alone.hidden(tokens)
+    documents_BT = torch.zeros(2, 24, dtype=torch.int64)
+    documents_BT[:, 17:] = -1
+    found = padded.hidden(torch.nn.functional.pad(tokens, (0, 7)), documents_BT)[:, :17]
+    torch.testing.assert_close(found, expected)
+    for hidden in (expected, found):
+        hidden.square().sum().backward()
+    for one, other in zip(alone.parameters(), padded.parameters(), strict=True):
+        torch.testing.assert_close(one.grad, other.grad)
+    for one, other in zip(alone.routers().values(), padded.routers().values(), strict=True):
+        assert torch.equal(one.load_E, other.load_E)
+        assert one.aux_loss is not None
+        torch.testing.assert_close(one.aux_loss, other.aux_loss)
+
+
+@pytest.mark.parametrize("gate", [False, True])
+def test_a_shared_expert_adds_its_answer_gated_or_not(gate: bool):
+    moe = filled(MixtureOfExperts(SETTINGS.model_copy(update={"shared_gate": gate, "shared_width": 24}))).eval()
+    alone = filled(MixtureOfExperts(SETTINGS.model_copy(update={"shared_experts": 0}))).eval()
+    alone.load_state_dict({name: x for name, x in moe.state_dict().items() if "shared" not in name})
+    assert isinstance(moe, MixtureOfExperts)
+    x_BTD = torch.randn(2, 8, 16, generator=torch.Generator().manual_seed(7))
+    assert moe.shared_experts is not None
+    shared_BTD = moe.shared_experts(x_BTD)
+    if moe.shared_expert_gate is not None:
+        shared_BTD = shared_BTD * (x_BTD @ moe.shared_expert_gate.weight.t()).sigmoid()
+    torch.testing.assert_close(moe(x_BTD), alone(x_BTD) + shared_BTD)
+
+
+@pytest.mark.parametrize("capacity", [None, 0.5])
+def test_a_step_tells_what_share_was_dropped(tmp_path, capacity: float | None):
+    model = new_model(SETTINGS.model_copy(update={"router": RouterSettings(capacity_factor=capacity)}), seed=0).train()
+    tokens = torch.randint(0, 32, (2, 17), generator=torch.Generator().manual_seed(1))
+    model.loss(tokens[:, :-1], tokens[:, 1:])
+    dropped = int(model.routers()[0].dropped)
+    log = LoadLog(tmp_path / "log", layers=[0], experts=4)
+    assert log.truncate(0)
+    found = _rebalance(model, log, moves=True)["0"]
+    assert found.get("dropped") == (None if capacity is None else pytest.approx(dropped / 64, abs=1e-6))
+    assert (dropped >= 32) == (capacity is not None)  # half of the mean load each
+    assert not model.routers()[0].dropped
 
 
 def test_a_load_log_is_cut_and_summed(tmp_path):

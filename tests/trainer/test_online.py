@@ -12,12 +12,13 @@ import pytest
 from pipelines.errors import DataError, RecipeError
 from pipelines.indexed import IndexedWriter, load_shards
 from pipelines.shards import Blend, ShardSet
-from trainer.loop import read_metrics
+from trainer.metrics import read_metrics
 from trainer.online import OnlineData, mix_online
 from trainer.online_settings import OnlineSettings
 from trainer.online_stream import OnlineStream
 from trainer.recipe import TrainRecipe
-from trainer.stream import BlendStream
+from trainer.shard_stream import ShardReader, ShardStream
+from trainer.stream import BlendStream, Part
 
 ROOT = Path(__file__).resolve().parents[2]
 RECIPE = TrainRecipe.model_validate({
@@ -70,7 +71,10 @@ def test_steady_weights_draw_what_a_blend_draws(tmp_path: Path):
     stream = OnlineStream(shards, ("easy", "noise", "some"), 3, 16)
     drawn = [stream.draw(weights, 8)[0] for _ in range(10)]
     blend = Blend.of({"easy": 0.5, "noise": 0.25, "some": 0.25}, shards)
-    assert np.array_equal(np.concatenate(drawn), BlendStream(blend, 3, 0, 16, 80).batch(0, 80))
+    parts = [Part(weight, ShardStream(ShardReader(shard, 3), 16)) for weight, shard in blend.parts]
+    batch = BlendStream(parts, 16, 80).batch(0, 80)
+    assert np.array_equal(np.concatenate(drawn)[:, :-1], batch.inputs_BS)
+    assert np.array_equal(np.concatenate(drawn)[:, 1:], batch.targets_BS)
 
 
 def test_drawn_shares_follow_weights_that_move(tmp_path: Path):

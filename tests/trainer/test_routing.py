@@ -6,7 +6,7 @@ import torch
 
 from pipelines.indexed import IndexedWriter, load_shards
 from trainer.model import new_model
-from trainer.recipe import ModelSettings
+from trainer.model_recipe import ModelSettings
 from trainer.routing import routing_by_domain
 
 SHAPE = ModelSettings(layers=2, width=16, heads=1, kv_heads=1, head_dim=16, ffn_width=32, vocab_size=32,

@@ -1,0 +1,77 @@
+"""`loam tune` on a tiny OLMoE: documents in, a tuned Hugging Face folder out, done once."""
+
+import json
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+import torch
+from typer.testing import CliRunner
+
+from flows.cli import app
+from pipelines.tokenizer import TokenizerSettings, load_tokenizer, train_tokenizer
+
+SETS = ["tokens=512", "sequence_length=16", "batch_tokens=64", "learning_rate=1e-3", "validation_share=0.2",
+        "precision=fp32", "device=cpu"]  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """`documents.parquet` and `model/`."""
+    from transformers import OlmoeConfig, OlmoeForCausalLM
+
+    folder = tmp_path_factory.mktemp("tune")
+    texts = [f"{n} and {n} are {2 * n}, and {n} more are {3 * n}." for n in range(40)]
+    pq.write_table(pa.table({"id": [str(n) for n in range(40)], "text": texts}), folder / "documents.parquet")
+    train_tokenizer([folder / "documents.parquet"], folder, TokenizerSettings(vocab_size=290))
+    (folder / "tokenizer").rename(folder / "model")
+    torch.manual_seed(0)
+    config = OlmoeConfig(
+        vocab_size=load_tokenizer(folder / "model").vocab_size, hidden_size=16, intermediate_size=8,
+        num_hidden_layers=1, num_attention_heads=2, num_key_value_heads=2, num_experts=4, num_experts_per_tok=2,
+        max_position_embeddings=32, eos_token_id=0, pad_token_id=None,
+    )  # fmt: skip
+    OlmoeForCausalLM(config).save_pretrained(folder / "model")
+    return folder
+
+
+def tune(folder: Path, out: Path, *sets: str) -> dict:
+    arguments = [
+        "tune",
+        str(folder / "documents.parquet"),
+        "--model",
+        str(folder / "model"),
+        "--out",
+        str(out),
+        "--json",
+    ]
+    given = [argument for one in (*SETS, *sets) for argument in ("--set", one)]
+    result = CliRunner().invoke(app, [*arguments, *given], catch_exceptions=False)
+    assert result.exit_code == 0, result.output
+    return json.loads(result.stdout)
+
+
+def test_updates_by_the_command_line(folder: Path, tmp_path: Path):
+    from transformers import AutoModelForCausalLM
+
+    told = tune(folder, tmp_path / "out", "lora={rank: 2, alpha: 4}")
+    assert told["metrics"]["lora"]["covered_by_kind"]["routed experts"] == 1.0
+    assert (tmp_path / "out" / "manifest.json").is_file()
+    assert (tmp_path / "out" / "train" / "adapter" / "adapter_config.json").is_file()
+    assert not (tmp_path / "out" / ".scratch").exists()
+    assert AutoModelForCausalLM.from_pretrained(tmp_path / "out" / "hf").config.model_type == "olmoe"
+    before = (tmp_path / "out" / "manifest.json").stat().st_mtime_ns
+    tune(folder, tmp_path / "out", "lora={rank: 2, alpha: 4}")
+    assert (tmp_path / "out" / "manifest.json").stat().st_mtime_ns == before
+
+
+def test_shards_are_taken_as_they_are(folder: Path, tmp_path: Path):
+    from pipelines.encode import EncodeSettings, encode
+
+    encode([folder / "documents.parquet"], tmp_path / "shards", folder / "model", EncodeSettings(), name="sums")
+    given = [argument for one in SETS for argument in ("--set", one)]
+    arguments = ["tune", str(tmp_path / "shards"), "--model", str(folder / "model"), "--out", str(tmp_path / "out")]
+    result = CliRunner().invoke(app, [*arguments, *given, "--json"], catch_exceptions=False)
+    assert result.exit_code == 0, result.output
+    assert list(json.loads(result.stdout)["metrics"]["domains"]) == ["sums"]

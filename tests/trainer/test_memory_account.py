@@ -1,0 +1,62 @@
+"""The account of memory against what autograd keeps."""
+
+import pytest
+import torch
+
+from trainer.memory_account import training_memory
+from trainer.model import new_model
+from trainer.model_recipe import MlaSettings, ModelSettings
+
+DENSE = ModelSettings(
+    layers=4, width=64, heads=4, kv_heads=2, head_dim=16, ffn_width=160, vocab_size=128, max_sequence=128
+)
+EXPERTS = DENSE.model_copy(update={"experts": 8, "expert_width": 32})
+LATENT = EXPERTS.model_copy(
+    update={"qk_norm": "none", "kv_heads": 4, "head_dim": 24, "mtp_layers": 1,
+            "mla": MlaSettings(kv_rank=32, q_rank=48, rope_dim=8, value_dim=16)}
+)  # fmt: skip
+
+
+def kept_bytes(shape: ModelSettings, compute: torch.dtype, recompute: bool) -> int:
+    """Storage that the backward pass of 4 rows of 128 tokens needs, beyond weights and tables."""
+    model = new_model(shape, 0, compute).train()
+    model.recompute = recompute
+    own = {tensor.untyped_storage().data_ptr() for tensor in (*model.parameters(), *model.buffers())}
+    found: dict[int, int] = {}
+    alive = []
+
+    def pack(tensor: torch.Tensor) -> torch.Tensor:
+        storage = tensor.untyped_storage()
+        if storage.data_ptr() not in own:
+            found[storage.data_ptr()] = storage.nbytes()
+            alive.append(tensor)  # or its place would be given to another
+        return tensor
+
+    tokens = torch.randint(0, shape.vocab_size, (4, 129))
+    with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+        model.loss(tokens[:, :-1], tokens[:, 1:])
+    return sum(found.values())
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+@pytest.mark.parametrize("shape", [DENSE, EXPERTS, LATENT], ids=["dense", "experts", "latent"])
+def test_activations_are_what_autograd_keeps(shape: ModelSettings, precision: str):
+    compute = torch.float32 if precision == "fp32" else torch.bfloat16
+    told = training_memory(shape, 512, precision, device="cpu")  # type: ignore[arg-type]
+    kept = kept_bytes(shape, compute, recompute=False)  # what the loss keeps, it keeps out of autograd's sight
+    assert told.activations + told.casts == pytest.approx(kept, rel=0.05)
+
+
+def test_recomputation_keeps_the_layers_inputs_and_one_layer():
+    deep = DENSE.model_copy(update={"layers": 12})
+    told, whole = (training_memory(deep, 512, device="cpu", recompute=again) for again in (True, False))
+    kept = kept_bytes(deep, torch.float32, recompute=True)
+    layer = (whole.activations - told.activations + 12 * 512 * 64 * 4) / 11
+    assert told.activations - layer == pytest.approx(kept, rel=0.05)
+
+
+def test_the_rest_is_exact():
+    told = training_memory(EXPERTS, 512)
+    assert (told.weights, told.gradients, told.optimizer) == tuple(4 * EXPERTS.parameters() * n for n in (1, 1, 2))
+    assert training_memory(EXPERTS, 512, optimizer="muon").optimizer == told.weights
+    assert told.total > told.weights + told.gradients + told.optimizer

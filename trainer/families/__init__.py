@@ -1,0 +1,1 @@
+"""Which models of transformers the decoder computes, family by family: configuration and names of tensors."""
