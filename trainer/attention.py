@@ -168,7 +168,7 @@ def _causal(q_BTHC: Tensor, k_BTGC: Tensor, v_BTGV: Tensor, scale: float | None)
     return mixed[..., : v_BTGV.shape[-1]].transpose(1, 2)
 
 
-@torch.compiler.disable  # every batch cuts elsewhere, so that compiled code would never be used again
+@torch.compiler.disable()  # every batch cuts elsewhere, so that compiled code would never be used again
 def _one_by_one(q_BTHC: Tensor, k_BTGC: Tensor, v_BTGV: Tensor, lengths: list[int], scale: float | None) -> Tensor:
     """Causal attention of each document alone, (B, T, H, V)."""
     cut = [x.flatten(0, 1).split(lengths) for x in (q_BTHC, k_BTGC, v_BTGV)]

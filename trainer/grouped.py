@@ -19,12 +19,13 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from trainer.eager import not_compiled
 from trainer.products import by_onednn, product
 
 ROWS = 16  # oneDNN builds code for each new number of rows, 0.3 ms: twice the product of 192 rows by 256 x 256
 
 
-@torch.compiler.disable  # how many rows an expert has is known only when it runs
+@not_compiled  # how many rows an expert has is known only when it runs
 def mix_experts(
     x_ND: Tensor, weights_NK: Tensor, chosen_NK: Tensor, gate_up_E: Tensor, down_E: Tensor, whole: bool = True
 ) -> Tensor:

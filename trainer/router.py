@@ -14,6 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from trainer.balance import balance_loss, sequence_balance_loss, z_loss
+from trainer.eager import not_compiled
 from trainer.model_recipe import ModelSettings
 from trainer.router_settings import RouterSettings
 
@@ -47,7 +48,7 @@ class Router(nn.Module):
         self.aux_loss: Tensor | None = None
         self.z_loss: Tensor | None = None
 
-    @torch.compiler.disable  # compiled code could not tell a pass from its recomputation, and would count both
+    @not_compiled  # compiled code could not tell a pass from its recomputation, and would count both
     def forward(self, x_BTD: Tensor, real_BT: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """Choose.
 
