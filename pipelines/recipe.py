@@ -230,3 +230,16 @@ def _models_in(annotation: Any) -> list[type[BaseModel]]:
     if isinstance(annotation, type) and issubclass(annotation, BaseModel):
         return [annotation]
     return [m for argument in get_args(annotation) for m in _models_in(argument)]
+
+
+class _Kind(Section):
+    """Just enough of a recipe to tell which model reads it."""
+
+    model_config = ConfigDict(extra="ignore", frozen=True)
+
+    kind: str = "run"
+
+
+def kind_of(recipe: str) -> str:
+    """The `kind` of a recipe, read before anything else is checked."""
+    return load_recipe(recipe, _Kind).kind
