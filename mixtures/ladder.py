@@ -234,7 +234,7 @@ def fit_runs(runs: Sequence[Runs], settings: FitSettings | None = None) -> Ladde
     noise = _noise(runs, settings)
     kept = [name for name in runs[0].metrics.names if name not in noise.not_fitted]
     if not kept:  # nothing can be learned: the mean stands, and with it the prior
-        settings = settings.model_copy(update={"laws": ()})
+        settings = settings.model_copy(update={"laws": (BASELINE,)})
     elif len(kept) < len(runs[0].metrics.names):
         runs = [each.select(kept) for each in runs]
     rungs = _rungs(widest(runs), settings)
