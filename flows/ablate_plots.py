@@ -4,6 +4,7 @@ Three groups of domains fit a triangle; more are drawn as parallel lines. Colour
 P runs, D domains, M metrics.
 """
 
+import itertools
 import math
 from collections.abc import Callable, Mapping, Sequence
 
@@ -13,6 +14,7 @@ from flows.plots import COLOURS, drawing, new_figure
 
 CORNERS = np.array([[0.0, 0.0], [1.0, 0.0], [0.5, math.sqrt(3) / 2]])
 STEPS = 24  # of the grid on which a law is drawn
+PANELS = 4  # in a row
 MARKS = "DsP^X*"
 MAP = "viridis"
 
@@ -109,7 +111,7 @@ def weights(
 def predicted_against_measured(
     names: Sequence[str], predicted_PM: np.ndarray, half_PM: np.ndarray, measured_PM: np.ndarray
 ) -> str:  # fmt: skip
-    """Held-out predictions of the law against what the proxies measured, with 80% intervals, four panels in a row.
+    """Held-out predictions of the law against what the proxies measured, with 80% intervals.
 
     Args:
         names: of the metrics.
@@ -117,17 +119,32 @@ def predicted_against_measured(
         half_PM: half widths of the intervals.
         measured_PM: what was measured.
     """
-    rows = []
-    for first in range(0, len(names), 4):
-        some = range(first, min(first + 4, len(names)))
-        figure, axes = new_figure(2.6, len(some))
-        for axis, place in zip(axes[0], some, strict=True):
-            x, y = predicted_PM[:, place], measured_PM[:, place]
-            axis.errorbar(x, y, xerr=half_PM[:, place], fmt="o", markersize=3, linewidth=0.5, alpha=0.8)
-            ends = [min(x.min(), y.min()), max(x.max(), y.max())]
-            axis.plot(ends, ends, color="#888888", linewidth=0.8)
-            axis.set_title(names[place], fontsize=9)
-            axis.set_xlabel("predicted")
-        axes[0][0].set_ylabel("measured, nats per token")
-        rows.append(drawing(figure))
-    return "\n".join(rows)
+    columns = min(PANELS, len(names))
+    rows = -(-len(names) // columns)
+    figure, axes = new_figure(2.6 * rows, columns, rows)
+    for place, name in enumerate(_told_apart(names)):
+        axis = axes[place // columns][place % columns]
+        x, y = predicted_PM[:, place], measured_PM[:, place]
+        axis.errorbar(x, y, xerr=half_PM[:, place], fmt="o", markersize=3, linewidth=0.5, alpha=0.8)
+        ends = [min(x.min(), y.min()), max(x.max(), y.max())]
+        axis.plot(ends, ends, color="#888888", linewidth=0.8)
+        axis.set_title(name, fontsize=8)
+        axis.set_xlabel("predicted")
+    for row in axes:
+        row[0].set_ylabel("measured")
+    for spare in range(len(names), rows * columns):
+        axes[spare // columns][spare % columns].set_axis_off()
+    return drawing(figure)
+
+
+def _told_apart(names: Sequence[str]) -> list[str]:
+    """Names without what all of them begin and end with, which leaves no room for the rest."""
+    begin, end = _shared(names), _shared([name[::-1] for name in names])
+    short = [name[begin : len(name) - end] for name in names]
+    return short if all(short) else list(names)
+
+
+def _shared(names: Sequence[str]) -> int:
+    """Letters that all names begin with."""
+    same = (len(set(letters)) == 1 for letters in zip(*names, strict=False))
+    return sum(1 for _ in itertools.takewhile(bool, same))

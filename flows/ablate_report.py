@@ -19,6 +19,7 @@ from mixtures.fitting import Fit
 from mixtures.ladder_files import load_ladder
 from mixtures.mixture import Domains
 from mixtures.scale import Scale
+from mixtures.scores import score
 from pipelines.manifest import Manifest
 from pipelines.quantities import human
 
@@ -55,7 +56,8 @@ def confirmation(folder: Path, manifests: Manifests) -> str:
     return section(
         "Confirmation", note, plots.differences(drawn, "difference of the target, nats per token") if drawn else "",
         table(head, rows), "<h3>Target by seed</h3>", table(("mixture", *(f"seed {seed}" for seed in seeds)), losses),
-        "<h3>Proposal against prior, each held-out domain</h3>", table(("domain", *head[1:]), by_metric),
+        *(["<h3>Proposal against prior, each held-out domain</h3>", table(("domain", *head[1:]), by_metric)]
+          if found["same_as"].get("proposal") != "prior" else []),
     )  # fmt: skip
 
 
@@ -143,6 +145,8 @@ def _domain_table(domains: Domains, proposal: Mapping[str, Any], arms: Mapping[s
 
 def _stability(proposal: Mapping[str, Any]) -> str:
     found = proposal["stability"]
+    if not found["resamples"]:
+        return ""
     likely = proposal["p_better"]
     chance = "" if likely is None else f" By the law it beats the prior with chance {likely:.2f}: no evidence."
     return (
@@ -176,7 +180,7 @@ def law(folder: Path, manifests: Manifests) -> str:
     rows = [(name, sd, noise["snr"].get(name), noise["not_fitted"].get(name, {}).get("reason"))
             for name, sd in noise["seed_sd"].items()]  # fmt: skip
     note = '<p class="note">Every point is predicted by a law that was fitted without that run; bars are 80%.</p>'
-    parts = [drawing, note, table(keys, [[one.get(key) for key in keys] for one in laws])]
+    parts = [_target(folder, fit), drawing, note, table(keys, [[one.get(key) for key in keys] for one in laws])]
     if rows:
         head = ("metric", "deviation between seeds", "signal to noise", "left out")
         parts += ["<h3>Noise of seeds</h3>", table(head, rows)]
@@ -184,6 +188,19 @@ def law(folder: Path, manifests: Manifests) -> str:
     if failed:
         parts += ["<h3>Proxies that diverged</h3>", table(("scale", "proxy", "why"), failed)]
     return section(f"Predicted and measured losses (law: {found['fit']['chosen']})", *parts)
+
+
+def _target(folder: Path, fit: Fit) -> str:
+    """What is minimised is one number, and may be harder to predict than each metric in it."""
+    objective = json.loads((folder / "law" / "objective.json").read_text(encoding="utf-8"))
+    coefficient_M = np.array([objective[name] for name in fit.metrics.names])
+    found = score(fit.held_out_PM @ coefficient_M, fit.metrics.values_PM @ coefficient_M)
+    told = "is predicted" if fit.learned(coefficient_M) else "is not predicted"
+    rank = "" if found.spearman is None else f", rank correlation {found.spearman:.2f}"
+    return (
+        f"<p>The target, a weighted mean of these metrics, {told} better than by the mean of the runs: error "
+        f"{found.relative:.2f} of its deviation{rank}. The table below is of the single metrics.</p>"
+    )
 
 
 def cost(folder: Path, manifests: Manifests) -> str:

@@ -23,9 +23,13 @@ def mixture_of(folder: Path) -> dict[str, Any]:
 
 def verdict_lines(found: Mapping[str, Any]) -> list[str]:
     """The verdict for people, one line for each comparison."""
-    lines = [f"proposal against {name}: {_told(name, one)}" for name, one in found["comparisons"].items()]
-    lines += [f"{name}: the same mixture as {other}" for name, other in found["same_as"].items()]
-    if found["evidence"] != "distinguishable":
+    same, lines = found["same_as"], []
+    if found["evidence"] == "nothing learned":
+        lines.append("nothing learned: no law predicts the target of held-out runs better than their mean does")
+    ours = "prior" if same.get("proposal") == "prior" else "proposal"
+    lines += [f"{ours} against {name}: {_told(name, one)}" for name, one in found["comparisons"].items()]
+    lines += [f"{name}: the same mixture as {other}" for name, other in same.items()]
+    if found["evidence"] not in ("distinguishable", "nothing learned"):
         lines.append(f"the law's own opinion of its proposal: {found['evidence']}")
     if cost := found.get("cost"):
         lines.append(f"cost: {cost['runs']} proxies, {cost['search_share_of_final']:.3g} of the final run's FLOPs")

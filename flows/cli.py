@@ -49,6 +49,7 @@ def main() -> None:
     os.environ.setdefault("HF_HUB_OFFLINE", "1")  # nothing leaves the machine unasked
     if not os.environ.get("LOAM_DEBUG"):
         warnings.simplefilter("ignore")
+        sys.warnoptions.append("ignore:resource_tracker")  # what frees the locks of workers says so when all is stopped
     for stream in (sys.stdout, sys.stderr):  # a name that the terminal cannot show is no reason to stop
         getattr(stream, "reconfigure", lambda **_: None)(errors="backslashreplace")
     for number in (signal.SIGINT, signal.SIGTERM):

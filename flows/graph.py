@@ -8,9 +8,9 @@ from flows.steps.build import build_steps
 from flows.steps.corpus import corpus_steps
 from flows.steps.effect import effect_steps
 from flows.steps.language_model import language_model_steps
-from flows.steps.mixing import mixing_steps
 from flows.steps.pairing import pairing_steps
 from flows.steps.publishing import publishing_steps
+from flows.steps.search import mixing_steps
 from flows.steps.step import Step
 from flows.steps.training import training_steps
 

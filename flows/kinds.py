@@ -3,14 +3,13 @@
 from collections.abc import Sequence
 
 from flows.ablate_recipe import AblationRecipe
-from flows.commands.runs import kind_of
 from flows.corpus import CorpusRecipe
 from flows.recipe import FlowRecipe, RunRecipe
 from flows.score_recipe import ScoreRecipe
 from mixtures.mixture import Mixture
 from mixtures.schedule import Schedule
 from pipelines.errors import RecipeError
-from pipelines.recipe import Section, load_recipe
+from pipelines.recipe import Section, kind_of, load_recipe
 from synth.recipe import SynthSettings
 from trainer.recipe import TrainRecipe
 from trainer.sweep_recipe import SweepRecipe

@@ -16,7 +16,7 @@ COLOURS = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00", "#F
 INCH_WIDE = 8.5
 
 
-def new_figure(height: float, columns: int = 1) -> tuple[Any, Any]:
+def new_figure(height: float, columns: int = 1, rows: int = 1) -> tuple[Any, Any]:
     """A figure and its axes; matplotlib is imported here, since only reports need it."""
     import matplotlib
 
@@ -27,7 +27,7 @@ def new_figure(height: float, columns: int = 1) -> tuple[Any, Any]:
     pyplot.rcParams.update({"svg.hashsalt": "loam", "svg.fonttype": "none", "font.size": 9, "font.family": "sans-serif",
                             "axes.spines.top": False, "axes.spines.right": False, "axes.prop_cycle":
                             cycler(color=COLOURS)})  # fmt: skip
-    return pyplot.subplots(1, columns, figsize=(INCH_WIDE, height), squeeze=False, layout="constrained")
+    return pyplot.subplots(rows, columns, figsize=(INCH_WIDE, height), squeeze=False, layout="constrained")
 
 
 def drawing(figure: Any) -> str:

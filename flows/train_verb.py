@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pipelines.errors import DataError
-from pipelines.recipe import Section
+from pipelines.recipe import Section, kind_of
 from pipelines.shards import Blend, ShardSet
 from pipelines.store import Outcome
 from trainer.evaluate import EvaluateSettings
@@ -34,7 +34,6 @@ def train_on(recipe: TrainRecipe, data: Path, mixture: Path | None, tokenizer: P
     Raises:
         DataError: the domains of the mixture are not those of the shards, or it would read one beyond its cap.
     """
-    from flows.commands.runs import kind_of
     from flows.scheduled_training import train_scheduled
     from mixtures.mixture import Mixture
     from trainer.loop import train
@@ -119,31 +118,6 @@ def check_mixture(mixture: "Mixture", shards: ShardSet, tokens: int) -> None:
             f"mixture {mixture.name!r} would read {worst} {epochs[worst]:.2f} times in {tokens} tokens, its cap is "
             f"{caps[worst]:g}: it was made for {mixture.tokens or 'another number of'} tokens; search again with yours"
         )
-
-
-def checkpoint_of(source: Path) -> tuple[Path, Path | None]:
-    """The native checkpoint in a run, a training folder or itself, and the run's tokenizer folder if there is one.
-
-    Raises:
-        DataError: none is there.
-    """
-    for below in ("train/final", "final", "."):
-        if (source / below / "model.safetensors").is_file():
-            tokenizer = source / "tokenizer" / "tokenizer"
-            return source / below, tokenizer if tokenizer.is_dir() else None
-    raise DataError(f"{source} holds no checkpoint (model.safetensors); give a run whose step `train` is done")
-
-
-def hf_folder_of(source: Path) -> Path:
-    """The Hugging Face folder in a run, or itself.
-
-    Raises:
-        DataError: none is there.
-    """
-    for below in ("export/hf", "hf", "."):
-        if (source / below / "config.json").is_file():
-            return source / below
-    raise DataError(f"{source} holds no Hugging Face model (config.json); `loam export` writes one")
 
 
 def evaluate_files(

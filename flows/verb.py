@@ -50,6 +50,7 @@ Action = Callable[[Path], Outcome]
 _text: ContextVar[str | None] = ContextVar("text", default=None)  # template of the verb that runs
 TOLD_WHOLE = {"rules": " (report.md in --out has all)"}  # tables that a file of the output has for people
 TOLD_IF_ANY = ("validation_bytes",)  # of what was not asked for, not even that there is none
+TOLD_TO_THE_LAST = ("weights",)  # the answer itself
 BUCKETS = ("high", "mid", "low", "unscored", "dropped")  # from the lowest perplexity to the highest
 LONGEST = 40  # of a name in a row, in letters
 SHOWN = 12  # of the rows of a table of numbers; manifest.json and --json have them all
@@ -236,7 +237,8 @@ def _told(key: str, value: object) -> list[str]:
         more = [f"    ... and {len(told) - SHOWN} more"] if len(told) > SHOWN else []
         return [f"  {key}:{TOLD_WHOLE.get(key, '')}", *told[:SHOWN], *more] if told else []
     if isinstance(value, Mapping):
-        return [f"  {key}: {in_a_row(value) or 'none'}"] if value or key not in TOLD_IF_ANY else []
+        shown = in_a_row(value, len(value) if key in TOLD_TO_THE_LAST else SHOWN)
+        return [f"  {key}: {shown or 'none'}"] if value or key not in TOLD_IF_ANY else []
     if isinstance(value, list):
         plain = [_short(item) for item in value if not isinstance(item, (Mapping, list))]
         more = f", ... and {len(plain) - SHOWN} more" if len(plain) > SHOWN else ""
@@ -262,16 +264,16 @@ def _number(row: Mapping[str, object], name: str) -> int:
     return value if isinstance(value, int) else 0
 
 
-def in_a_row(values: Mapping[str, object]) -> str:
-    """Numbers by name; counts from the largest to the smallest, the first of many."""
+def in_a_row(values: Mapping[str, object], most: int = SHOWN) -> str:
+    """Numbers by name; counts from the largest to the smallest, the first `most` of many."""
     told = {name: value for name, value in values.items() if value is not None}
     plain = {name: value for name, value in told.items() if not isinstance(value, (Mapping, list))}
     counts = {name: value for name, value in plain.items() if isinstance(value, int)}
     if plain.keys() <= set(BUCKETS):
         plain = {name: plain[name] for name in BUCKETS if name in plain}
-    shown = _largest_first(counts) if len(counts) == len(plain) > SHOWN else list(plain.items())
-    more = f", ... and {len(shown) - SHOWN} more" if len(shown) > SHOWN else ""
-    names = [textwrap.shorten(name, LONGEST, placeholder=" ...") for name, _ in shown[:SHOWN]]
+    shown = _largest_first(counts) if len(counts) == len(plain) > most else list(plain.items())
+    more = f", ... and {len(shown) - most} more" if len(shown) > most else ""
+    names = [textwrap.shorten(name, LONGEST, placeholder=" ...") for name, _ in shown[:most]]
     return ", ".join(f"{name} {_short(value)}" for name, (_, value) in zip(names, shown, strict=False)) + more
 
 

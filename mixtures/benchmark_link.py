@@ -126,7 +126,10 @@ def link_benchmarks(losses: Metrics, benchmarks: Metrics, settings: LinkSettings
     settings = settings or LinkSettings()
     ids = sorted(losses.ids)
     losses = losses.ordered(ids).select(sorted(losses.names))
-    benchmarks = benchmarks.ordered(ids)
+    benchmarks = benchmarks.ordered(ids, "the benchmarks table", "the runs of the metrics table")
+    for glob in settings.chance:
+        if glob not in benchmarks.names and not fnmatch.filter(benchmarks.names, glob):
+            raise DataError(f"chance: {glob!r} means no benchmark; there are {', '.join(sorted(benchmarks.names)[:4])}")
     if len(ids) < LEAST_RUNS:
         raise DataError(f"{len(ids)} runs cannot support a link from losses to benchmarks; give at least {LEAST_RUNS}")
     predictors = _predictors(losses, settings)

@@ -128,7 +128,7 @@ class Changes(Section):
             DataError: the table's domains are not those before the change, or no run can be mapped.
         """
         before = [*self.kept, *self.removed, *self.split, *(p for parts in self.merged.values() for p in parts)]
-        ratios = ratios.ordered(sorted(before))
+        ratios = ratios.ordered(sorted(before), "the table of old runs", "the old domains")
         exact_P = self._exact(ratios, old_tokens)
         if not exact_P.any():
             raise DataError(

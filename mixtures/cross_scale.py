@@ -43,7 +43,11 @@ class CrossScaleLaw:
 
     def predict(self, weights_PD: np.ndarray) -> np.ndarray:
         """Losses (P, M) at the target scale."""
-        parts = (law.predict(weights_PD) * factor_M for law, factor_M in zip(self.laws, self.factor_KM, strict=True))
+        return self.combined([law.predict(weights_PD) for law in self.laws])
+
+    def combined(self, predicted_KPM: Sequence[np.ndarray]) -> np.ndarray:
+        """Losses (P, M) at the target scale from what each law predicts at its own."""
+        parts = (part_PM * factor_M for part_PM, factor_M in zip(predicted_KPM, self.factor_KM, strict=True))
         return self.shift_M + sum(parts)
 
     def gradient(self, weights_D: np.ndarray) -> np.ndarray | None:

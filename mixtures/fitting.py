@@ -27,6 +27,7 @@ from mixtures.threads import single_threaded
 from mixtures.validation import FitSettings, LawScore, held_out_means, left_out, left_out_share, seen_weights, validate
 from pipelines.errors import DataError
 from pipelines.files import write_atomically
+from pipelines.manifest import MANIFEST, check_outputs, read_manifest
 
 LEVELS = (0.80, 0.95)
 LEAST_RUNS = 4
@@ -248,6 +249,7 @@ def load_fit(folder: Path) -> Fit:
     Raises:
         DataError: a file is missing or unreadable, or the tables are not those that the law was fitted to.
     """
+    check_untouched(folder)
     path = folder / LAW
     try:
         saved = json.loads(path.read_text(encoding="utf-8"))
@@ -258,10 +260,31 @@ def load_fit(folder: Path) -> Fit:
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise DataError(f"{path} is not a fitted law ({type(error).__name__}: {error}); run `loam mix fit`") from None
     ratios, metrics = Ratios.read_csv(folder / RATIOS), Metrics.read_csv(folder / METRICS)
-    held_out_PM = Metrics.read_csv(folder / HELD_OUT).ordered(ratios.ids).values_PM
+    held_out = Metrics.read_csv(folder / HELD_OUT).ordered(ratios.ids, "the table of held-out predictions")
     if (found := swarm_digest(ratios, metrics)) != swarm:
         raise DataError(f"{folder}: the tables hash to {found[:12]}, the law was fitted to {swarm[:12]}; fit again")
-    return Fit(ratios, metrics, settings, scores, law.family, penalty, law, held_out_PM)
+    if held_out.names != metrics.names or not _predicts(law, ratios, metrics):
+        raise DataError(f"{folder}: the law or its held-out predictions are not of the metrics fitted; fit again")
+    return Fit(ratios, metrics, settings, scores, law.family, penalty, law, held_out.values_PM)
+
+
+def check_untouched(folder: Path) -> None:
+    """Compare a folder that a verb wrote with its manifest: a law that was edited would predict without a word.
+
+    Raises:
+        DataError: names the first file that differs.
+    """
+    if (folder / MANIFEST).is_file():
+        check_outputs(folder, read_manifest(folder))
+
+
+def _predicts(law: FittedLaw, ratios: Ratios, metrics: Metrics) -> bool:
+    """Whether the arrays of a law that was read are of the shapes that these tables need."""
+    try:
+        found_1M = law.predict(ratios.weights_PD[:1])
+    except (ValueError, IndexError, TypeError):
+        return False
+    return found_1M.shape == (1, len(metrics.names)) and bool(np.isfinite(found_1M).all())
 
 
 def swarm_digest(ratios: Ratios, metrics: Metrics) -> str:

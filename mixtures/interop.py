@@ -72,7 +72,9 @@ def read_regmix_mixture(path: Path, name: str | None = None, relative: bool = Fa
         raise DataError(f"{path}: train: expected a number for each domain") from None
     total = math.fsum(weights.values()) if all(map(math.isfinite, weights.values())) else math.nan
     if not (total > 0 if relative else abs(total - 1) <= len(weights) * 0.5 * 10.0**-REGMIX_DECIMALS):
-        raise DataError(f"{path}: weights sum to {total:.6g}, expected 1; relative weights must be asked for")
+        raise DataError(
+            f"{path}: weights sum to {total:.6g}, expected 1; relative weights must be asked for: --set relative=true"
+        )
     return _mixture(path, {key: value / whole(total) for key, value in weights.items()}, name)
 
 

@@ -27,6 +27,7 @@ LEAST_SCALES = 3
 LEAST_MIXTURES = 8  # at the largest scale: fewer do not tell which law predicts it
 MOST_CELLS = 1_500_000  # rows x parameters x losses x folds
 MOST_TOKENS = 6  # numbers of tokens of one size, evenly among all: checkpoints of one run tell much the same
+LEAST_TOKENS = 2  # with one, nothing is known of tokens
 FOLDS = 3  # of mixtures, which are held out with the largest scale: both must be new to what predicts them
 
 
@@ -181,24 +182,34 @@ def fits_jointly(runs: Sequence[Runs]) -> bool:
     known = {each.scale.tokens is not None for each in runs if each.scale}
     if len(runs) < LEAST_SCALES or len(known) > 1 or len(runs[-1].ratios.ids) < LEAST_MIXTURES:
         return False
-    rows = sum(len(each.ratios.ids) for each in thinned(runs))
-    domains, count = runs[0].ratios.weights_PD.shape[1], len(runs[0].metrics.names)
-    cells = rows * (len(HEAD) + 4 * domains) * count * FOLDS
+    kept = thinned(runs)
     positive = all((each.metrics.values_PM > 0).all() for each in runs)
-    return positive and rows >= 2 * domains and cells <= MOST_CELLS
+    rows = sum(len(each.ratios.ids) for each in kept)
+    return positive and rows >= 2 * runs[0].ratios.weights_PD.shape[1] and _cells(kept) <= MOST_CELLS
 
 
 def thinned(runs: Sequence[Runs]) -> list[Runs]:
-    """At most six numbers of tokens of each size, the most among them."""
+    """At most six numbers of tokens of each size, the most among them; down to two where the table is very large."""
     sizes: dict[int, list[Runs]] = {}
     for each in runs:
         if each.scale:
             sizes.setdefault(each.scale.params, []).append(each)
-    kept = []
-    for same in sizes.values():
-        places = np.unique(np.round(np.linspace(0, len(same) - 1, min(len(same), MOST_TOKENS))).astype(int))
-        kept += [same[place] for place in places]
+    kept: list[Runs] = []
+    for most in range(MOST_TOKENS, LEAST_TOKENS - 1, -1):
+        kept = []
+        for same in sizes.values():
+            places = np.unique(np.round(np.linspace(0, len(same) - 1, min(len(same), most))).astype(int))
+            kept += [same[place] for place in places]
+        if _cells(kept) <= MOST_CELLS:
+            break
     return kept
+
+
+def _cells(runs: Sequence[Runs]) -> int:
+    """Numbers in the Jacobian of all folds and losses, which is what a fit takes time for."""
+    rows = sum(len(each.ratios.ids) for each in runs)
+    domains, count = runs[0].ratios.weights_PD.shape[1], len(runs[0].metrics.names)
+    return rows * (len(HEAD) + 4 * domains) * count * FOLDS
 
 
 def largest_held_out(table: Table) -> list[np.ndarray]:

@@ -16,15 +16,17 @@ from mixtures.cross_scale import CrossScaleLaw, Place, Shape, calibrated, carrie
 from mixtures.fitting import Fit, fit_laws
 from mixtures.joint_fit import JointModel, fit_joint_model, fits_jointly
 from mixtures.laws import BASELINE
-from mixtures.noise import Noise, measure_noise
+from mixtures.noise import Noise, measure_noise, mixture_keys
 from mixtures.runs import Runs, common_metrics
 from mixtures.scale import Scale, axis_of, coordinate
 from mixtures.scaled_fit import Drift, ScaledFit
+from mixtures.tables import Ratios
 from mixtures.validation import FitSettings
 from pipelines.errors import DataError
 
 CROSS_SCALE = "cross_scale"
 MOST_SCALES = 6  # the largest ones; what is further away tells little
+OUT_OF_LINE = math.log(1.5)  # tokens, from those that scales of the same parameters read
 OWN_LAW_RUNS = 16  # distinct mixtures; with fewer, a law of the scale's own only adds noise to those of others
 
 
@@ -56,7 +58,7 @@ class Ladder:
         noise: of each metric, from the largest scale with replicates.
         left: metrics that some scale lacks.
         joint: a law of all scales, where there are three or more.
-        errors: kind of law -> mean relative error on the largest scale, predicted from those below; the least is used.
+        errors: kind of law -> mean relative error on the largest scale, predicted from those below, of new mixtures.
     """
 
     rungs: tuple[Rung, ...]
@@ -86,11 +88,30 @@ class Ladder:
         Raises:
             DataError: the scales differ in tokens alone and the target has none.
         """
-        if self.joint is not None and self.errors["joint"] < self.errors.get(CROSS_SCALE, math.inf):
+        if self.joint is not None and self._is_for_joint(scale or self.rungs[-1].scale):
             return self.joint.at(scale or self.rungs[-1].scale, self.settings)
         if len(self.rungs) == 1:
             return _fit(self.rungs[0])
         return Climb.of(self.rungs, scale or self.rungs[-1].scale).fit()
+
+    def _is_for_joint(self, target: Scale) -> bool:
+        """Whether the joint law predicts a scale.
+
+        Where a law was fitted, it must predict a scale that it did not see better than that law its own held-out
+        runs; elsewhere its errors beyond decide. Laws of single scales are carried along one axis: of tokens that are
+        out of line with it only the joint law knows, where its runs varied in them.
+        """
+        assert self.joint is not None
+        if fits := [rung.fit for rung in self.rungs if rung.fit is not None and rung.scale == target]:
+            own = float(np.mean(np.abs(fits[0].held_out_PM / fits[0].metrics.values_PM - 1)))
+            return self.errors["joint"] < own
+        known = [scale for rung in self.rungs if (scale := rung.scale).tokens]
+        if self.joint.law.tokens_vary and target.tokens and axis_of(known) == "params":
+            size_K, tokens_K = np.log([[scale.params, scale.tokens or 1] for scale in known]).T
+            line = np.polynomial.Polynomial.fit(size_K, tokens_K, 1 if len(known) > 1 else 0)
+            if abs(math.log(target.tokens) - line(math.log(target.params))) > OUT_OF_LINE:
+                return True
+        return self.errors["joint"] < self.errors.get(CROSS_SCALE, math.inf)
 
 
 @dataclass(frozen=True, eq=False)
@@ -131,7 +152,7 @@ class Climb:
         near = min(range(len(laws)), key=lambda place: (abs(at_K[place] - at), -at_K[place]))
         reference_RD = np.unique(np.concatenate([np.round(rung.runs.ratios.weights_PD, 6) for rung in rungs]), axis=0)
         shapes = [Shape.of(_fit(rung).law, reference_RD) for rung in laws]
-        shape_KPM = held_out_shapes(laws, shapes, near)
+        shape_KPM = held_out_shapes(laws, shapes, _fit(laws[near]).ratios)
         share_K = shares(shape_KPM, shapes[near].standardized(_fit(laws[near]).metrics.values_PM))
         shape_PM = np.tensordot(share_K, shape_KPM, axes=1)
         places = [own_place(laws, shapes, where[laws[0].scale], 0)]
@@ -141,8 +162,7 @@ class Climb:
         few = None
         for rung in (rung for rung in rungs if rung.fit is None):
             expected = carried(sorted(places, key=lambda one: one.at), where[rung.scale])
-            values = [shape.standardized(shape.law.predict(rung.runs.ratios.weights_PD)) for shape in shapes]
-            seen_PM = np.tensordot(share_K, np.stack(values), axes=1)
+            seen_PM = np.tensordot(share_K, held_out_shapes(laws, shapes, rung.runs.ratios), axes=1)
             found = calibrated(expected, seen_PM, rung.runs.metrics.values_PM, error)
             places.append(found)
             few = _few_drift(found, seen_PM, rung.runs.metrics.values_PM, abs(where[rung.scale] - at_K[near]),
@@ -170,7 +190,7 @@ class Climb:
         others = [place for place in range(len(self.laws)) if place != self.near]
         if self.few is not None or not others:
             return self.few or Drift(np.zeros((0, len(self.shapes[0].level_M))), 0.0)
-        shape_KPM = held_out_shapes(self.laws, self.shapes, self.near)[others]
+        shape_KPM = held_out_shapes(self.laws, self.shapes, _fit(self.laws[self.near]).ratios)[others]
         measured_PM = self.shapes[self.near].standardized(_fit(self.laws[self.near]).metrics.values_PM)
         mixed_PM = np.tensordot(shares(shape_KPM, measured_PM), shape_KPM, axes=1)
         distance = min(abs(self.at_K[place] - self.at_K[self.near]) for place in others)
@@ -214,7 +234,7 @@ def fit_runs(runs: Sequence[Runs], settings: FitSettings | None = None) -> Ladde
     noise = _noise(runs, settings)
     kept = [name for name in runs[0].metrics.names if name not in noise.not_fitted]
     if not kept:  # nothing can be learned: the mean stands, and with it the prior
-        settings = settings.model_copy(update={"laws": ()})
+        settings = settings.model_copy(update={"laws": (BASELINE,)})
     elif len(kept) < len(runs[0].metrics.names):
         runs = [each.select(kept) for each in runs]
     rungs = _rungs(widest(runs), settings)
@@ -240,7 +260,11 @@ def _largest_from_below(rungs: Sequence[Rung], joint: JointModel) -> dict[str, f
     errors = {"joint": float(np.mean(np.abs(joint.beyond_PM[-len(top.ratios.ids) :])))}
     below = rungs[:-1]
     if len(below) > 1 and any(rung.fit is not None for rung in below):
-        predicted_PM = Climb.of(below, rungs[-1].scale).fit().law.predict(top.ratios.weights_PD)
+        climb = Climb.of(below, rungs[-1].scale)
+        law = climb.fit().law
+        assert isinstance(law, CrossScaleLaw)
+        parts = [unseen(_fit(rung), top.ratios.weights_PD) for rung in climb.laws]  # as joint laws, new to mixtures
+        predicted_PM = law.combined(parts)
         errors[CROSS_SCALE] = float(np.mean(np.abs(predicted_PM / top.metrics.values_PM - 1)))
     return errors
 
@@ -256,13 +280,26 @@ def widest(runs: Sequence[Runs]) -> list[Runs]:
     return list(runs if len(found) == 1 else found.values())[-MOST_SCALES:]
 
 
-def held_out_shapes(laws: Sequence[Rung], shapes: Sequence[Shape], near: int) -> np.ndarray:
-    """Shapes (K, P, M) of the runs of one scale by all laws; its own did not see the run that it predicts."""
-    fit = _fit(laws[near])
-    return np.stack([
-        shape.standardized(fit.held_out_PM if place == near else shape.law.predict(fit.ratios.weights_PD))
-        for place, shape in enumerate(shapes)
-    ])  # fmt: skip
+def held_out_shapes(laws: Sequence[Rung], shapes: Sequence[Shape], ratios: Ratios) -> np.ndarray:
+    """Shapes (K, P, M) of mixtures by all laws, none of which has seen the mixture that it predicts."""
+    pairs = zip(laws, shapes, strict=True)
+    return np.stack([shape.standardized(unseen(_fit(rung), ratios.weights_PD)) for rung, shape in pairs])
+
+
+def unseen(fit: Fit, weights_PD: np.ndarray) -> np.ndarray:
+    """Predictions (P, M) of mixtures by fits that have not seen them: the held-out ones where the scale ran them.
+
+    Swarms of several scales often share their mixtures. What a law says of those that it was fitted to is better than
+    what it says of others, so that it would win against held-out predictions, and intervals would be too narrow.
+    """
+    predicted_PM = fit.law.predict(weights_PD)
+    rows: dict[bytes, list[int]] = {}
+    for row, key in enumerate(mixture_keys(fit.ratios.weights_PD)):
+        rows.setdefault(key, []).append(row)
+    for place, key in enumerate(mixture_keys(weights_PD)):
+        if key in rows:
+            predicted_PM[place] = fit.held_out_PM[rows[key]].mean(axis=0)
+    return predicted_PM
 
 
 def own_place(
@@ -274,7 +311,7 @@ def own_place(
     own = Place(at, shape.level_M, shape.spread_M, zero_M, zero_M)
     if not before:
         return own
-    shape_KPM = held_out_shapes(laws, shapes, place)
+    shape_KPM = held_out_shapes(laws, shapes, _fit(laws[place]).ratios)
     measured_PM = _fit(laws[place]).metrics.values_PM
     wanted_PM = shape.standardized(measured_PM)
     share_K = shares(shape_KPM, wanted_PM)

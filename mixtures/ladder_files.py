@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from mixtures.fitting import LAW, LEVELS, METRICS, RATIOS, REPORT, Prediction, load_fit
+from mixtures.fitting import LAW, LEVELS, METRICS, RATIOS, REPORT, Prediction, check_untouched, load_fit
 from mixtures.joint_fit import JointModel
 from mixtures.ladder import Ladder, Rung
 from mixtures.noise import Noise
@@ -85,6 +85,7 @@ def load_ladder(folder: Path) -> Ladder:
     Raises:
         DataError: a file is missing or unreadable, or tables are not those that the laws were fitted to.
     """
+    check_untouched(folder)
     path = folder / LAW
     try:
         saved = json.loads(path.read_text(encoding="utf-8"))

@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import Discriminator, Field, Tag, ValidationError, model_validator
+from pydantic import AfterValidator, Discriminator, Field, Tag, ValidationError, model_validator
 from ruamel.yaml import YAML
 from ruamel.yaml.error import YAMLError
 
@@ -23,7 +23,17 @@ from pipelines.recipe import Section, dump_yaml, load_recipe
 SUM_TOLERANCE = 1e-6
 MILLION = 10**6  # written weights are whole millionths, so that their sum is exactly 1
 
+TABLE_COLUMNS = ("run", "name", "index", "params", "tokens")  # `tables` and `runs` read them as something else
+
+
+def _plain_name(name: str) -> str:
+    if name != name.strip() or not name.isprintable():
+        raise ValueError(f"name {name!r} begins or ends with a space, or holds a sign that cannot be seen")
+    return name
+
+
 Name = Annotated[str, Field(min_length=1)]
+DomainName = Annotated[Name, AfterValidator(_plain_name)]
 Epochs = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 EpochCap = Annotated[
     Annotated[Epochs, Tag("number")] | Annotated[dict[str, Epochs], Tag("patterns")],
@@ -40,7 +50,7 @@ class Domain(Section):
         licence: what the texts may be used under, where it is known.
     """
 
-    name: Name
+    name: DomainName
     unique_tokens: Annotated[Tokens, Field(gt=0)]
     licence: str | None = None
 
@@ -54,6 +64,8 @@ class Domains(Section):
     def _distinct(self) -> "Domains":
         seen: set[str] = set()
         for domain in self.domains:
+            if domain.name in TABLE_COLUMNS:
+                raise ValueError(f"{domain.name!r} is the name of another column in tables of runs; rename the domain")
             if domain.name in seen:
                 raise ValueError(f"domain {domain.name!r} is listed twice")
             seen.add(domain.name)
@@ -234,4 +246,12 @@ def in_millionths(weights: Sequence[float], uppers: Sequence[float] | None = Non
 def _first_problem(error: ValidationError) -> str:
     problem = error.errors(include_url=False)[0]
     where = ".".join(str(part) for part in problem["loc"]) or "domains"
-    return f"{where}: {problem['msg'].removeprefix('Value error, ')}; expected a list of name and unique_tokens"
+    told = problem["msg"].removeprefix("Value error, ")
+    if problem["type"] in ("tuple_type", "model_type", "missing", "extra_forbidden", "string_type"):
+        found = {"missing": "nothing", "extra_forbidden": "a key that domains do not have"}
+        told = f"found {found.get(problem['type'], _described(problem['input']))}"
+    return f"{where}: {told}; expected a list such as `- {{name: web, unique_tokens: 5B}}`"
+
+
+def _described(value: object) -> str:
+    return "nothing" if value is None else f"{type(value).__name__} {str(value)[:40]!r}"

@@ -76,9 +76,14 @@ def replicate_rows(ratios: Ratios) -> list[list[int]]:
     """Rows of each distinct mixture, equal to a millionth, in the order of first appearance."""
     order = sorted(range(len(ratios.domains)), key=ratios.domains.__getitem__)
     groups: dict[bytes, list[int]] = {}
-    for row, weights_D in enumerate(np.round(ratios.weights_PD[:, order], 6) + 0.0):
-        groups.setdefault(weights_D.tobytes(), []).append(row)
+    for row, key in enumerate(mixture_keys(ratios.weights_PD[:, order])):
+        groups.setdefault(key, []).append(row)
     return list(groups.values())
+
+
+def mixture_keys(weights_PD: np.ndarray) -> list[bytes]:
+    """A key for each row, the same for mixtures that are equal to a millionth; domains in one order."""
+    return [row_D.tobytes() for row_D in np.round(weights_PD, 6) + 0.0]
 
 
 def _at_chance(

@@ -64,37 +64,56 @@ def mix_reuse(
     if (runs is None) == (fit is None):
         raise DataError("give -n to design a swarm, or --fit to propose from its runs")
     reuse = Reuse.of(Mixture.read(mixture), Domains.read(domains), settings)
-    reuse.virtual_domains.write(work / "virtual_domains.yaml")
+    old = _OldRuns.read(evidence) if evidence is not None else None
     metrics: dict[str, Any] = {"free": list(reuse.free), "dimensions": len(reuse.free)}
-    swarm = None
+    told: dict[str, Any] = {}
+    tables: dict[str, Ratios] = {}
     if runs is not None:
-        virtual = reuse.design(runs, settings.design)
-        swarm = reuse.expand(virtual)
-        virtual.write_csv(work / "virtual.csv")
-        swarm.write_csv(work / "ratios.csv")
+        tables["virtual.csv"] = virtual = reuse.design(runs, settings.design)
+        tables["ratios.csv"] = reuse.expand(virtual)
         metrics["runs"] = len(virtual.ids)
-    if fit is not None:
-        found, proposal = reuse.propose(load_fit(fit), settings.propose)
+    proposed = reuse.propose(load_fit(fit), settings.propose) if fit is not None else None
+    if old is not None:
+        more, told = _transfer(reuse, old, tables.get("ratios.csv"))
+        tables |= more
+    reuse.virtual_domains.write(work / "virtual_domains.yaml")  # from here on nothing is refused
+    for name, table in tables.items():
+        table.write_csv(work / name)
+    if proposed is not None:
+        found, proposal = proposed
         proposal.write(work)
         found.write(work / "mixture.yaml")  # over all domains, in place of the virtual one
         metrics |= proposal.summary() | {"weights": found.weights}
-    if evidence is not None:
-        metrics |= _transfer(reuse, evidence, swarm, work)
+    metrics |= told
     _write_json(work / "report.json", report_of(reuse))
     return Outcome(metrics=metrics)
 
 
-def _transfer(reuse: Reuse, evidence: Evidence, swarm: Ratios | None, work: Path) -> dict[str, Any]:
-    old = Ratios.read_csv(evidence.ratios)
-    found, left_out = reuse.changes.transferred(old, reuse.domains, Domains.read(evidence.domains).unique_tokens)
-    found.write_csv(work / "transferred.csv")
-    if evidence.content is not None:
-        content = Ratios.read_csv(evidence.content)
+class _OldRuns(NamedTuple):
+    """`Evidence`, read: before anything is written, so that nothing is left where a table is refused."""
+
+    ratios: Ratios
+    domains: Domains
+    content: Ratios | None
+
+    @classmethod
+    def read(cls, evidence: Evidence) -> "_OldRuns":
+        domains = Domains.read(evidence.domains)
+        ratios = Ratios.read_csv(evidence.ratios).ordered(domains.names, "the table of old runs", "the old domains")
+        return cls(ratios, domains, Ratios.read_csv(evidence.content) if evidence.content else None)
+
+
+def _transfer(reuse: Reuse, evidence: _OldRuns, swarm: Ratios | None) -> tuple[dict[str, Ratios], dict[str, Any]]:
+    """Tables of old runs by the file to write, and what to tell of them."""
+    old, content = evidence.ratios, evidence.content
+    found, left_out = reuse.changes.transferred(old, reuse.domains, evidence.domains.unique_tokens)
+    written = {"transferred.csv": found}
+    if content is not None:
         tables = [in_content(old, content), *([in_content(swarm, content)] if swarm else [])]
         both = {f"{run}-old" if n == 0 and swarm and run in swarm.ids else run: row
                 for n, table in enumerate(tables) for run, row in table.rows()}  # fmt: skip
-        Ratios.of(both).write_csv(work / "content.csv")
-    return {"transferred": len(found.ids), "left_out": left_out}
+        written["content.csv"] = Ratios.of(both)
+    return written, {"transferred": len(found.ids), "left_out": left_out}
 
 
 def mix_agree(

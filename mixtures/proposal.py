@@ -116,7 +116,7 @@ class Proposal(Section):
             "prior_predicted": self.prior_predicted.loss,
             "p_better": self.p_better,
             "smallest_told": self.smallest_told,
-            "weights": self.mixture.weights,
+            "weights": dict(sorted(self.mixture.weights.items(), key=lambda one: (-one[1], one[0]))),
             "standings": {name: each.model_dump(mode="json") for name, each in self.standings.items()},
             "stability": self.stability.model_dump(mode="json"),
             "price_of_a_billion_tokens": self.prices.cap or None,

@@ -6,6 +6,7 @@ so. Where the optimum lies is asked of laws refitted to resampled swarms, too. D
 C candidates.
 """
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Annotated
@@ -115,6 +116,8 @@ def propose(fit: Fit, domains: Domains, settings: ProposeSettings | None = None)
     gains_N, told = _standings(case, found, optimum_D)
     p_better = float((gains_N > 0).mean()) if len(gains_N) and not np.array_equal(optimum_D, prior_D) else None
     evidence, reason = _evidence(case, found, optimum_D, p_better)
+    if evidence == "distinguishable":
+        reason += _better_rivals(told)
     weights_D = optimum_D if evidence == "distinguishable" else prior_D
     return _told(case, found, optimum_D, weights_D, p_better, gains_N, told, (evidence, reason))
 
@@ -128,7 +131,7 @@ def _case(fit: Fit, domains: Domains, settings: ProposeSettings) -> Case:
     coefficient_M = fit.target(settings.target, settings.target_weights)
     prior_D = space.written(space.project(_row(proportional(domains), fit.domains)[None])[0])
     learned = fit.learned(coefficient_M)
-    smooth = fit.law.gradient(prior_D) is not None
+    smooth = fit.law.gradient(prior_D) is not None and settings.support != "draws"
     count = settings.resamples if smooth else min(settings.resamples, FEW_RESAMPLES)
     counts_RP = resamples_of(fit, count if learned else 0, settings.seed)
     laws = fit.refit(counts_RP) if len(counts_RP) else ()
@@ -143,7 +146,7 @@ def _found(case: Case) -> Steadied:
     """The optimum; where nothing was learned no search is made for a stable one."""
     fit, coefficient_M = case.fit, case.objective.coefficient_M
     error = float(np.sqrt(np.mean(((fit.metrics.values_PM - fit.held_out_PM) @ coefficient_M) ** 2)))
-    steady = case.learned and case.settings.risk == "mean"
+    steady = case.learned and case.settings.risk == "mean" and case.settings.support != "draws"
     return steadied(case.objective, case.region, guides(fit, case.laws, case.counts_RP, coefficient_M),
                     case.settings.kl if steady else case.settings.kl or 0.0, error)  # fmt: skip
 
@@ -179,10 +182,20 @@ def _rivals(case: Case) -> dict[str, np.ndarray]:
     return found | ({"best run": row_D} if best.allowed else {})
 
 
+def _better_rivals(told: Mapping[str, Standing]) -> str:
+    """What to say where a simple mixture is predicted to be better than the optimum of the region that was searched."""
+    ours = told["optimum"].predicted if told else math.inf
+    better = {name: ours - one.predicted for name, one in told.items() if one.predicted < ours - 1e-6}
+    if not better:
+        return ""
+    name, gain = max(better.items(), key=lambda one: one[1])
+    return f"; {name}, outside of what was searched, is predicted {gain:.3g} lower: test it too (--set support=free)"
+
+
 def _evidence(case: Case, found: Steadied, optimum_D: np.ndarray, p_better: float | None) -> tuple[Evidence, str]:
     objective, settings = found.objective, case.settings
     if not case.learned:
-        return "nothing learned", "no law predicts held-out runs better than their mean: the prior stands"
+        return "nothing learned", "no law predicts the target of held-out runs better than their mean: the prior stands"
     ours, prior = replace(case.objective, strength=objective.strength).values(np.stack([optimum_D, objective.prior_D]))
     if ours >= prior:
         return "not distinguishable from proportional", "no allowed mixture is predicted to be better than the prior"

@@ -30,8 +30,8 @@ class Repetition(Section):
         half_life: R, epochs over which repeated tokens lose their worth.
     """
 
-    tokens: Tokens
-    unique_tokens: dict[str, Tokens]
+    tokens: Annotated[Tokens, Field(gt=0)]
+    unique_tokens: dict[str, Annotated[Tokens, Field(gt=0)]]
     half_life: Annotated[float, Field(gt=0)] = HALF_LIFE
 
     def discount(self, domains: Sequence[str]) -> "Discount":

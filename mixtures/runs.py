@@ -57,7 +57,8 @@ def read_runs(ratios: Sequence[Path], metrics: Sequence[Path], scales: Sequence[
         scales: one for each pair; for a single pair it may be absent, or any label.
 
     Returns:
-        Runs from the smallest scale to the largest; pairs of one scale are joined.
+        Runs from the smallest scale to the largest; pairs of one scale are joined. Runs that lack a metric are left,
+        and so is a metric that most runs of a scale lack.
 
     Raises:
         DataError: the numbers of options differ, a scale cannot be read, or tables do not match.
@@ -77,11 +78,14 @@ def read_runs(ratios: Sequence[Path], metrics: Sequence[Path], scales: Sequence[
         own = scale_rows(left)
         if own is None and len(ratios) > 1 and label is None:
             raise DataError(f"{left}: which scale? give --scale with each pair, or columns params and tokens")
-        named = (Scale.parse(label) if len(ratios) > 1 else Scale.of_label(label)) if label else None
+        must_be_read = len(ratios) > 1 or "/" in (label or "")
+        named = (Scale.parse(label) if must_be_read else Scale.of_label(label)) if label else None
+        if own is None and scale_rows(right) is not None:
+            raise DataError(f"{right}: columns of scales stand beside the domains; move params and tokens to {left}")
         mixtures = Ratios.read_csv(left)
-        losses = Metrics.read_csv(right).ordered(mixtures.ids)
+        losses = Metrics.read_csv(right, gaps=True).ordered(mixtures.ids)
         if own is None:
-            found.append(Runs.of(mixtures, losses, named))
+            found.append(_measured(mixtures, losses, named))
         else:
             found += split(mixtures, losses, own)
     return joined(found)
@@ -93,7 +97,7 @@ def split(ratios: Ratios, metrics: Metrics, scales: Sequence[Scale]) -> list[Run
     for run, scale in zip(ratios.ids, scales, strict=True):
         groups.setdefault(scale, []).append(run)
     ordered = sorted(groups, key=lambda scale: scale.order)
-    return [Runs.of(_rows(ratios, groups[scale]), _picked(metrics, groups[scale]), scale) for scale in ordered]
+    return [_measured(_rows(ratios, groups[scale]), _picked(metrics, groups[scale]), scale) for scale in ordered]
 
 
 def joined(found: Sequence[Runs]) -> tuple[Runs, ...]:
@@ -148,6 +152,12 @@ def scale_rows(path: Path) -> list[Scale] | None:
         except ValueError as error:
             raise DataError(f"{path}: row {row[0]!r}: scale {'/'.join(cells)!r}: {error}") from None
     return found
+
+
+def _measured(ratios: Ratios, metrics: Metrics, scale: Scale | None) -> Runs:
+    """The runs of one scale that have every metric which its runs have."""
+    whole = metrics.without_gaps()
+    return Runs.of(ratios if whole is metrics else _rows(ratios, whole.ids), whole, scale)
 
 
 def _rows(ratios: Ratios, ids: Sequence[str]) -> Ratios:

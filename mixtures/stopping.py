@@ -7,6 +7,7 @@ finished one with the probability asked for. R runs, T steps.
 """
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
@@ -15,7 +16,7 @@ import numpy as np
 from pydantic import Field
 
 from mixtures.scores import student_quantile
-from mixtures.tables import read_table
+from mixtures.tables import LARGEST, number_in, read_table
 from pipelines.errors import DataError
 from pipelines.recipe import Section
 
@@ -91,11 +92,9 @@ def read_curves(path: Path) -> tuple[Curves, dict[str, np.ndarray]]:
             finished.
     """
     ids, names, cells = read_table(path)
-    try:
-        steps_T = np.array([float(name) for name in names])
-        losses_RT = np.array([[float(cell) if cell else np.nan for cell in row] for row in cells])
-    except ValueError as error:
-        raise DataError(f"{path}: {error}; expected id, then a column for each step with losses") from None
+    steps_T = np.array([number_in(name) for name in names])
+    losses_RT = np.array([[number_in(cell) for cell in row] for row in cells])
+    _check_numbers(path, ids, names, cells, steps_T, losses_RT)
     count_R = (~np.isnan(losses_RT)).sum(axis=1)
     for run, losses_T, count in zip(ids, losses_RT, count_R, strict=True):
         if np.isnan(losses_T[:count]).any():
@@ -106,6 +105,20 @@ def read_curves(path: Path) -> tuple[Curves, dict[str, np.ndarray]]:
     finished = Curves.of(tuple(np.array(ids)[done_R].tolist()), steps_T, losses_RT[done_R])
     rows = zip(ids, losses_RT, count_R, done_R, strict=True)
     return finished, {run: losses_T[:count] for run, losses_T, count, done in rows if not done}
+
+
+def _check_numbers(
+    path: Path, ids: Sequence[str], names: Sequence[str], cells: list[list[str]], steps_T: np.ndarray,
+    losses_RT: np.ndarray,
+) -> None:  # fmt: skip
+    if (bad_T := ~np.isfinite(steps_T)).any():
+        raise DataError(f"{path}: column {names[int(np.argmax(bad_T))]!r} is no step; expected id, then a column for "
+                        "each step, named by its number")  # fmt: skip
+    for run, losses_T, row in zip(ids, losses_RT, cells, strict=True):
+        for name, loss, cell in zip(names, losses_T, row, strict=True):
+            if cell and not abs(loss) <= LARGEST:
+                raise DataError(f"{path}: row {run!r}, step {name}: {cell!r} is not a finite loss; fill it or leave "
+                                "the run out")  # fmt: skip
 
 
 class Forecast(Section):

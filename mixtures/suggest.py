@@ -1,7 +1,8 @@
 """Which proxies to train next: mixtures and scales, by how much regret a FLOP is expected to save.
 
 Candidates are mixtures drawn as for a swarm, the optima of laws refitted to resampled swarms, and points between. Each
-is valued by the knowledge gradient of `posterior`, divided by the FLOPs of its run; after each choice the belief is
+is valued by the knowledge gradient of `posterior`, divided by the FLOPs of its run, or by its share of a budget that
+the batch would not use up; after each choice the belief is
 updated as if it had been run, so that a batch does not ask the same question twice. What counts is the loss at the
 largest scale: runs at a smaller one tell less of what changes on the way. The search says when to stop. X mixtures,
 C choices, D domains.
@@ -233,7 +234,8 @@ def _batch(
         raise DataError(f"the budget of {left:.3g} FLOPs buys no run: the cheapest costs {min(costs):.3g}")
     runs: list[NextRun] = []
     while len(runs) < settings.batch:
-        offers = [(float(gain_X.max()) / cost, turn, int(np.argmax(gain_X)), float(gain_X.max()))
+        share = 0.0 if math.isinf(left) else left / (settings.batch - len(runs))  # a run that costs less saves nothing
+        offers = [(float(gain_X.max()) / max(cost, share), turn, int(np.argmax(gain_X)), float(gain_X.max()))
                   for turn, (cost, (_, witness)) in enumerate(zip(costs, kinds, strict=True)) if cost <= left
                   for gain_X in [np.where(runnable_X, belief.gains(witness), 0.0)]]  # fmt: skip
         if not offers or not max(offers)[0] > 0:

@@ -48,7 +48,7 @@ class FitSettings(Section):
     seed: int = 0
     scale: str | None = None
     least_snr: Annotated[float, Field(ge=0)] = LEAST_SNR
-    chance: dict[str, float] = Field(default_factory=dict)
+    chance: dict[str, Annotated[float, Field(allow_inf_nan=False)]] = Field(default_factory=dict)
     repetition: Repetition | None = None
 
     @field_validator("laws")
@@ -57,6 +57,8 @@ class FitSettings(Section):
         for name in laws:
             if name not in FAMILIES:
                 raise ValueError(f"no law {name!r}; there are {', '.join(FAMILIES)}")
+        if not set(laws) - {STACK}:
+            raise ValueError(f"none to try, and {STACK} only combines others; such as [concave, gaussian, {STACK}]")
         return laws
 
 

@@ -4,8 +4,9 @@ Each reads plain files and writes plain files that the next one reads; nothing i
 state, so that a second call on the same folder just writes the same bytes again.
 """
 
+import fnmatch
 import json
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 
 from mixtures.design import DesignSettings, design_swarm
@@ -14,11 +15,11 @@ from mixtures.ladder import fit_runs
 from mixtures.ladder_files import load_ladder, predict_rows, trust, write_ladder
 from mixtures.mixture import Domains
 from mixtures.propose import ProposeSettings, propose
-from mixtures.runs import read_runs, scale_rows
+from mixtures.runs import Runs, read_runs, scale_rows
 from mixtures.scale import Scale
 from mixtures.stopping import StopSettings, judge_runs
 from mixtures.suggest import SuggestSettings, suggest
-from mixtures.tables import Ratios
+from mixtures.tables import Metrics, Ratios
 from pipelines.errors import DataError
 from pipelines.files import write_atomically
 from pipelines.store import Outcome
@@ -38,7 +39,9 @@ def mix_fit(
     ratios: Sequence[Path], metrics: Sequence[Path], scales: Sequence[str], work: Path, settings: FitSettings
 ) -> Outcome:
     """Cross-validate laws on swarms of one scale or several; write the best ones and `report.json`."""
-    ladder = fit_runs(read_runs(ratios, metrics, scales), settings)
+    given = read_runs(ratios, metrics, scales)
+    _check_chance(settings, {name for runs in given for name in runs.metrics.names})
+    ladder = fit_runs(given, settings)
     write_ladder(ladder, work)
     fit = ladder.at()
     chosen = next(each for each in fit.scores if each.law == fit.chosen)
@@ -46,9 +49,24 @@ def mix_fit(
     several = {"scales": [str(rung.scale) for rung in ladder.rungs]} if len(ladder.rungs) > 1 else {}
     not_fitted = {"not_fitted": sorted(ladder.noise.not_fitted)} if ladder.noise.not_fitted else {}
     runs = sum(len(each.ratios.ids) for each in ladder.runs)
-    return Outcome(
-        metrics={"runs": runs, "chosen": fit.chosen, "penalty": fit.penalty, **held_out, **several, **not_fitted}
-    )
+    told = {"runs": runs, "chosen": fit.chosen, "penalty": fit.penalty, **held_out, **several, **not_fitted}
+    return Outcome(metrics=told | _gaps(metrics, given))
+
+
+def _gaps(metrics: Sequence[Path], given: Sequence[Runs]) -> dict[str, list[str]]:
+    """Runs and metrics of the tables that were not measured in full, where there are any."""
+    tables = [Metrics.read_csv(path, gaps=True) for path in metrics]
+    used = {run for runs in given for run in runs.ratios.ids}
+    shared = set.intersection(*(set(runs.metrics.names) for runs in given))
+    left = {"runs_left_out": sorted({run for table in tables for run in table.ids} - used),
+            "metrics_left_out": sorted({name for table in tables for name in table.names} - shared)}  # fmt: skip
+    return {what: names for what, names in left.items() if names}
+
+
+def _check_chance(settings: FitSettings, names: Collection[str]) -> None:
+    for glob in settings.chance:
+        if glob not in names and not fnmatch.filter(names, glob):
+            raise DataError(f"chance: {glob!r} means no metric; there are {', '.join(sorted(names)[:4])}")
 
 
 def mix_predict(fit: Path, ratios: Path, work: Path, scale: str | None = None) -> Outcome:
@@ -62,9 +80,12 @@ def mix_predict(fit: Path, ratios: Path, work: Path, scale: str | None = None) -
 
 def mix_propose(fit: Path, domains: Path, work: Path, settings: ProposeSettings, scale: str | None = None) -> Outcome:
     """Write `mixture.yaml` and `proposal.json`: the lowest predicted loss within the bounds."""
+    target = Scale.parse(scale) if scale else None
+    if target and target.tokens and settings.tokens is None:  # what is decided for is a run of so many tokens
+        settings = settings.model_copy(update={"tokens": target.tokens})
     if (settings.epoch_cap is None) != (settings.tokens is None) and settings.epoch_cap:
         raise DataError("an epoch cap needs a token budget: give --tokens as well")
-    proposal = propose(load_ladder(fit).at(Scale.parse(scale) if scale else None), Domains.read(domains), settings)
+    proposal = propose(load_ladder(fit).at(target), Domains.read(domains), settings)
     proposal.write(work)
     return Outcome(metrics=proposal.summary())
 

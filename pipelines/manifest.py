@@ -116,7 +116,7 @@ def read_manifest(folder: Path) -> Manifest:
         return Manifest.model_validate_json(path.read_bytes())
     except FileNotFoundError:
         raise DataError(f"{folder} has no {MANIFEST}: the step that writes it has not finished; run it again") from None
-    except ValueError as error:
+    except (OSError, ValueError) as error:
         raise DataError(f"{path} is not a manifest: {str(error).splitlines()[0]}") from None
 
 

@@ -50,8 +50,9 @@ def find_recipe(name: str) -> Path:
     shipped = shipped_recipes()
     if name in shipped:
         return shipped[name]
-    near = difflib.get_close_matches(name, shipped, n=3) or sorted(shipped)
-    raise RecipeError(f"no recipe {name!r}: not a file, and not a shipped one; did you mean {' or '.join(near)}?")
+    near = difflib.get_close_matches(name, shipped, n=3)
+    meant = f"did you mean {' or '.join(near)}?" if near else "docs/reference/recipes.md lists those"
+    raise RecipeError(f"no recipe {name!r}: not a file, and not a shipped one; {meant}")
 
 
 def load_recipe(name: str, model: type[AnySection], sets: Sequence[str] = ()) -> AnySection:
@@ -184,7 +185,8 @@ def _assign(tree: dict, assignment: str) -> None:
     for key in parents:
         tree = tree.setdefault(key, {})
         if not isinstance(tree, dict):
-            raise RecipeError(f"--set {assignment!r}: {key!r} holds a value, not a section")
+            held = "a list, which is set whole: --set 'key=[{...}, {...}]'" if isinstance(tree, list) else "a value"
+            raise RecipeError(f"--set {assignment!r}: {key!r} holds {held}, not a section")
     try:
         tree[last] = _plain(YAML(typ="rt").load(match.group(2)))
     except YAMLError:
@@ -230,3 +232,16 @@ def _models_in(annotation: Any) -> list[type[BaseModel]]:
     if isinstance(annotation, type) and issubclass(annotation, BaseModel):
         return [annotation]
     return [m for argument in get_args(annotation) for m in _models_in(argument)]
+
+
+class _Kind(Section):
+    """Just enough of a recipe to tell which model reads it."""
+
+    model_config = ConfigDict(extra="ignore", frozen=True)
+
+    kind: str = "run"
+
+
+def kind_of(recipe: str) -> str:
+    """The `kind` of a recipe, read before anything else is checked."""
+    return load_recipe(recipe, _Kind).kind

@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 
 from flows.verb import AsJson, Out, Sets, run_verb
-from pipelines.errors import DataError
+from pipelines.errors import DataError, RecipeError
 from pipelines.recipe import settings_from, shipped_recipes
 
 
@@ -47,6 +47,8 @@ def convert(
 
     settings = settings_from(table_verbs.ConvertSettings, sets, to=to, tokens=tokens, epoch_cap=epoch_cap)
     source = _mixture_file(file)
+    if settings.epoch_cap is not None and settings.to in ("megatron", "energon") and shards is None:
+        raise RecipeError("--epoch-cap is counted in the tokens of the shards: give --shards FOLDER")
     if shards is not None and not shards.is_dir():
         raise DataError(f"--shards {shards}: no such folder")
     held = load_shards(shards) if shards else None

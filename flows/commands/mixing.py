@@ -1,5 +1,6 @@
 """`loam mix`: design a swarm, fit laws, predict, propose, suggest what to run next."""
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated
 
@@ -13,6 +14,7 @@ from flows.verb import AsJson, Out, Sets, run_verb
 from pipelines.errors import DataError
 from pipelines.files import expand_inputs
 from pipelines.recipe import settings_from
+from pipelines.store import Outcome
 
 
 def register(app: typer.Typer) -> None:
@@ -28,6 +30,12 @@ def _file(path: Path, option: str) -> Path:
     if not path.is_file():
         raise DataError(f"{option} {path}: no such file")
     return path
+
+
+def drawn(draw: Callable[[Path], None], outcome: Outcome, work: Path) -> Outcome:
+    """The outcome of a verb, after its files were drawn."""
+    draw(work)
+    return outcome
 
 
 def design(
@@ -60,7 +68,8 @@ def fit(
     sets: Sets = None,
     as_json: AsJson = False,
 ) -> None:
-    """Fit laws to runs; the one that predicts best out of sample is kept for each metric."""
+    """Fit laws to runs; the one that predicts held-out runs best is kept, often a mean of them (stack)."""
+    from flows.mix_plots import draw_held_out
     from mixtures import verbs
     from mixtures.fitting import FitSettings
 
@@ -72,7 +81,7 @@ def fit(
         out,
         settings,
         [*ratios, *metrics],
-        lambda work: verbs.mix_fit(ratios, metrics, scales, work, settings),
+        lambda work: drawn(draw_held_out, verbs.mix_fit(ratios, metrics, scales, work, settings), work),
         as_json,
         {f"scale {place}": name for place, name in enumerate(scales)},
     )
@@ -99,7 +108,7 @@ def propose(
     domains: Annotated[Path, typer.Option(help="YAML list of domains: name, unique_tokens")],
     out: Out,
     target: Annotated[str, typer.Option(help="A metric, or mean")] = "mean",
-    tokens: Annotated[str | None, typer.Option(help="Training horizon, such as 250B")] = None,
+    tokens: Annotated[str | None, typer.Option(help="Training horizon, such as 250B; else that of --scale")] = None,
     epoch_cap: Annotated[float | None, typer.Option(help="How often a domain may be repeated")] = None,
     scale: Annotated[
         str | None, typer.Option(help="Scale to decide for, 1B/25B; by default the largest fitted")
@@ -108,13 +117,15 @@ def propose(
     as_json: AsJson = False,
 ) -> None:
     """Propose the mixture with the lowest predicted target under the caps."""
+    from flows.mix_plots import draw_weights
     from mixtures import verbs
     from mixtures.propose import ProposeSettings
 
     settings = settings_from(ProposeSettings, sets, target=target, tokens=tokens, epoch_cap=epoch_cap)
     files = [*expand_inputs([fit]), _file(domains, "--domains")]
-    run_verb("mix-propose", out, settings, files, lambda work: verbs.mix_propose(fit, domains, work, settings, scale),
-             as_json, {"scale": scale} if scale else None)  # fmt: skip
+    run_verb("mix-propose", out, settings, files,
+             lambda work: drawn(draw_weights, verbs.mix_propose(fit, domains, work, settings, scale), work), as_json,
+             {"scale": scale} if scale else None)  # fmt: skip
 
 
 def suggest(

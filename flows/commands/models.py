@@ -22,7 +22,7 @@ from flows.verb import (
 from pipelines.errors import DataError, RecipeError
 from pipelines.execute import SCRATCH
 from pipelines.files import sha256_of
-from pipelines.recipe import AnySection, load_recipe, settings_from
+from pipelines.recipe import AnySection, kind_of, load_recipe, settings_from
 from pipelines.store import Outcome
 
 ScoringModel = Annotated[
@@ -83,7 +83,7 @@ def perplexity(
     """Negative log-likelihood of each document under a language model."""
     from filters import perplexity as module
     from filters.scorer_kenlm import pieces_model_of
-    from flows.train_verb import checkpoint_of
+    from flows.model_folders import checkpoint_of
     from trainer.export import export_hf
 
     native = scorer == "native"
@@ -202,7 +202,7 @@ def train(
 ) -> None:  # fmt: skip
     """Train a model on shards and a mixture."""
     from flows.ablate_show import find_mixture
-    from flows.commands.runs import kind_of, run_until
+    from flows.commands.runs import run_until
     from flows.train_verb import train_on
     from trainer.recipe import TrainRecipe
 
@@ -241,7 +241,8 @@ def export(
     as_json: AsJson = False,
 ) -> None:
     """A trained model to a Hugging Face folder, tokenizer included."""
-    from flows.train_verb import NoSettings, checkpoint_of
+    from flows.model_folders import checkpoint_of
+    from flows.train_verb import NoSettings
     from trainer.export import export_hf
 
     if to != "hf":
@@ -264,7 +265,8 @@ def evaluate(
     as_json: AsJson = False,
 ) -> None:
     """Bits per byte on held-out documents, and multiple-choice accuracy with its interval."""
-    from flows.train_verb import evaluate_files, hf_folder_of
+    from flows.model_folders import hf_folder_of
+    from flows.train_verb import evaluate_files
     from trainer.evaluate import EvaluateSettings
 
     settings = settings_from(EvaluateSettings, sets)

@@ -6,11 +6,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
-from pydantic import ConfigDict
 
 from flows.verb import AsJson, Sets, Workers
 from pipelines.errors import RecipeError
-from pipelines.recipe import Section, load_recipe
 
 if TYPE_CHECKING:
     from flows.recipe import FlowRecipe
@@ -23,23 +21,10 @@ NoPrefect = Annotated[bool, typer.Option("--no-prefect", help="Plain calls, with
 RUNS = Path("runs")
 
 
-class _Kind(Section):
-    """Just enough of a recipe to tell which model reads it."""
-
-    model_config = ConfigDict(extra="ignore", frozen=True)
-
-    kind: str = "run"
-
-
 def register(app: typer.Typer) -> None:
     """Add this group's verbs."""
     for verb in (run, check, plan, show, report, trace, publish):
         app.command()(verb)
-
-
-def kind_of(recipe: str) -> str:
-    """The `kind` of a recipe, read before anything else is checked."""
-    return load_recipe(recipe, _Kind).kind
 
 
 def run(

@@ -6,7 +6,8 @@ from pathlib import Path
 from flows.ablate_recipe import AblationRecipe
 from flows.steps.build import ingest_steps
 from flows.steps.language_model import sized, tokenizer_folder
-from flows.steps.mixing import SwarmData, licences_of, search_steps, train_shards
+from flows.steps.mixing import SwarmData, train_shards
+from flows.steps.search import licences_of, search_steps
 from flows.steps.step import Place, Step, digests_of, plain, require
 from pipelines.files import sha256_of
 from pipelines.indexed import idx_path, load_shard, load_shards

@@ -1,4 +1,4 @@
-"""Steps that find the mixture: swarm, proxies at every scale, laws and proposal; `flows/steps/confirming.py` goes on.
+"""Steps that find the mixture: swarm, proxies at every scale, laws and proposal. `search.py` has their order.
 
 `mixtures` proposes and reads tables, `trainer` is handed Blends; only these steps know both. Where shards come from is
 a `SwarmData`, so that a whole run and a recipe of domains that exist already (`flows/ablate_recipe.py`) share them.
@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from flows.recipe import AblateSettings, RunRecipe
+from flows.recipe import AblateSettings
 from flows.steps.language_model import sized
 from flows.steps.search_cost import proxy_of
 from flows.steps.step import Place, Step, plain
@@ -20,7 +20,6 @@ from pipelines.errors import DataError
 from pipelines.files import write_atomically
 from pipelines.manifest import read_manifest
 from pipelines.shards import Blend, ShardSet
-from pipelines.source_settings import SourceSettings
 from pipelines.store import Outcome
 from trainer.recipe import TrainRecipe
 
@@ -59,37 +58,6 @@ class SwarmData:
     licences: Mapping[str, str] = field(default_factory=dict)
 
 
-def mixing_steps(recipe: RunRecipe) -> list[Step]:
-    """The steps of a whole run from tokenized domains to a chosen mixture."""
-    data = SwarmData(train_shards, validation_shards, parents=("tokens", "plain_tokens", "tokenizer"),
-                     licences=licences_of(recipe.sources))  # fmt: skip
-    return search_steps(recipe.ablate, data, recipe.train)
-
-
-def search_steps(ablate: AblateSettings, data: SwarmData, train: TrainRecipe) -> list[Step]:
-    """The steps from shards to a chosen mixture.
-
-    Args:
-        ablate: how to search.
-        data: where proxies read.
-        train: the final run; its tokens are the horizon of caps unless `ablate.propose` has its own.
-    """
-    from flows.steps.confirming import confirm_step, mixture_step
-
-    horizon = ablate.propose.tokens or sum(stage.tokens for stage in train.stages)
-    proxies = [_proxies(ablate, data, horizon, name) for name in ("", *ablate.larger)]
-    return [_swarm(ablate, data), *proxies, _law(ablate, data, train, horizon), confirm_step(ablate, data, horizon),
-            mixture_step(ablate, data, train, horizon)]  # fmt: skip
-
-
-def licences_of(sources: Mapping[str, SourceSettings]) -> dict[str, str]:
-    """Base domain -> licence, of domains whose sources all state the same."""
-    stated: dict[str, set[str | None]] = {}
-    for name, source in sources.items():
-        stated.setdefault(source.domain or name, set()).add(source.licence)
-    return {domain: one for domain, found in stated.items() for one in found if len(found) == 1 and one}
-
-
 def train_shards(place: Place) -> ShardSet:
     """What may be trained on: one shard for each domain and bucket."""
     from pipelines.indexed import load_shards
@@ -113,7 +81,9 @@ def domain_tokens(shards: ShardSet) -> dict[str, int]:
     return held
 
 
-def _swarm(ablate: AblateSettings, data: SwarmData) -> Step:
+def swarm_step(ablate: AblateSettings, data: SwarmData) -> Step:
+    """The mixtures of the smallest scale, the prior and its replicates among them."""
+
     def action(place: Place, work: Path) -> Outcome:
         from mixtures.design import design_swarm
         from mixtures.mixture import Domain, Domains
@@ -165,7 +135,8 @@ def seed_of(run: str, usual: int) -> int:
     return int(found.group(1)) if found else usual
 
 
-def _proxies(ablate: AblateSettings, data: SwarmData, horizon: int, scale: str) -> Step:
+def proxies_at(ablate: AblateSettings, data: SwarmData, horizon: int, scale: str) -> Step:
+    """The proxies of one scale."""
     proxy = proxy_of(ablate, scale)
 
     def action(place: Place, work: Path) -> Outcome:
@@ -221,7 +192,9 @@ def train_all(
         return train_proxies(jobs, data.sized(proxy, place), data.validation(place), work, place.workers, spare=True)
 
 
-def _law(ablate: AblateSettings, data: SwarmData, train: TrainRecipe, horizon: int) -> Step:
+def law_step(ablate: AblateSettings, data: SwarmData, train: TrainRecipe, horizon: int) -> Step:
+    """The laws fitted to all scales, and the proposal."""
+
     def action(place: Place, work: Path) -> Outcome:
         from mixtures.ladder_files import write_ladder
         from mixtures.mixture import Domains

@@ -85,7 +85,7 @@ def _grounding(settings: GroundingSettings, model: Path | None, scratch: Path | 
 
 
 def _exported(source: Path, scratch: Path | None) -> Path:
-    from flows.train_verb import checkpoint_of
+    from flows.model_folders import checkpoint_of
     from trainer.export import export_hf
 
     checkpoint, tokenizer = checkpoint_of(source)

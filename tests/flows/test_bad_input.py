@@ -184,6 +184,7 @@ def test_an_out_that_cannot_be_written(fails: Fails, tmp_path: Path, tiny_docume
     fails(3, "cannot be written", "pii", tiny_documents, "-o", "/proc/nowhere/x")  # read-only for root, too
     (tmp_path / "file").write_text("")
     fails(3, "cannot be written", "pii", tiny_documents, "-o", "file/below")
+    fails(3, "exists and was not written by loam", "pii", tiny_documents, "-o", "file")
 
 
 def test_mix_says_what_is_wrong_with_a_table(fails: Fails, tmp_path: Path) -> None:
@@ -191,5 +192,32 @@ def test_mix_says_what_is_wrong_with_a_table(fails: Fails, tmp_path: Path) -> No
     (tmp_path / "metrics.csv").write_text("id,loss\na,3\n")
     fails(3, "ratios.csv", "mix", "fit", "--ratios", "ratios.csv", "--metrics", "metrics.csv", "-o", "x")
     fails(3, "ratios.csv", "mix", "predict", "--fit", tmp_path, "--ratios", "ratios.csv", "-o", "x")
+    (tmp_path / "ratios.csv").write_text("id,sand,clay\na,0.5,0.5\n")
+    fails(3, "chance: 'lass*' means no metric; there are loss", "mix", "fit", "--ratios", "ratios.csv", "--metrics",
+          "metrics.csv", "--set", "chance={lass*: 2}", "-o", "x")  # fmt: skip
     (tmp_path / "domains.yaml").write_text("- {name: sand}\n")
     fails(2, "domains.yaml", "mix", "design", "--domains", "domains.yaml", "-n", 4, "-o", "x")
+
+
+def test_a_fit_that_was_edited_is_refused(fails: Fails, works: Works, tmp_path: Path) -> None:
+    rows = [(run, run / 9, 3 - run / 9 + (run % 3) / 100) for run in range(10)]
+    ratios = "".join(f"r{run},{share:.6f},{1 - share:.6f}\n" for run, share, _ in rows)
+    (tmp_path / "ratios.csv").write_text("id,sand,clay\n" + ratios)
+    (tmp_path / "metrics.csv").write_text("id,loss\n" + "".join(f"r{run},{loss:.4f}\n" for run, _, loss in rows))
+    works("mix", "fit", "--ratios", "ratios.csv", "--metrics", "metrics.csv", "--set", "laws=[ols]", "-o", "law")
+    held = tmp_path / "law" / "held_out.csv"
+    text, predict = held.read_text(), ("mix", "predict", "--fit", "law", "--ratios", "ratios.csv", "-o", "x")
+    held.write_text(text.replace("r0,", "r0,9"))
+    fails(3, "held_out.csv: expected", *predict)
+    (tmp_path / "law" / "manifest.json").unlink()
+    held.write_text(text.replace("loss", "other"))
+    fails(3, "the law or its held-out predictions are not of the metrics fitted; fit again", *predict)
+    held.write_text(text)
+    law = tmp_path / "law" / "law.json"
+    law.write_text(json.dumps(json.loads(law.read_text()) | {"law": _shorter(json.loads(law.read_text())["law"])}))
+    fails(3, "the law or its held-out predictions are not of the metrics fitted; fit again", *predict)
+    assert not (tmp_path / "x").exists()
+
+
+def _shorter(law: dict) -> dict:
+    return {name: value[:-1] if isinstance(value, list) else value for name, value in law.items()}

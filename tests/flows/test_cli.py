@@ -7,6 +7,7 @@ import subprocess
 import sys
 from pathlib import Path
 from typing import Any
+from xml.etree import ElementTree
 
 import pyarrow.parquet as pq
 import pytest
@@ -196,6 +197,9 @@ def test_mix_design_fit_predict_propose(works: Works, tmp_path: Path) -> None:
     works("mix", "propose", "--fit", "fit", "--target", "loss", "--domains", domains, "-o", "propose")
     assert (tmp_path / "propose" / "mixture.yaml").is_file()
     assert (tmp_path / "propose" / "proposal.json").is_file()
+    for drawing, names in (("fit/held_out.svg", {"loss"}), ("propose/weights.svg", {"sand", "clay", "prior"})):
+        texts = ElementTree.parse(tmp_path / drawing).iter("{http://www.w3.org/2000/svg}text")
+        assert names <= {text.text for text in texts}
 
 
 def test_import_export_and_eval(works: Works, tmp_path: Path, tiny_model: Path, tiny_documents: Path) -> None:

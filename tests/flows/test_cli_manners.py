@@ -4,6 +4,7 @@ import io
 import json
 import os
 import subprocess
+import sys
 import tarfile
 import threading
 from collections.abc import Iterator
@@ -162,3 +163,10 @@ def test_a_list_is_fetched_by_name_and_used_by_name(lists_server: None, call: Co
     code, out, err = call("fetch", "ut1", "--json")
     assert (code, out) == (3, "")
     assert "ut1 cannot be fetched" in err
+
+
+def test_what_frees_the_locks_of_workers_is_silent(call: Command, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is a process of its own, that would warn of leaks on the terminal whenever a run with workers is stopped."""
+    monkeypatch.setattr(sys, "warnoptions", [])
+    call("--help")
+    assert sys.warnoptions == ["ignore:resource_tracker"]

@@ -95,6 +95,17 @@ def test_reuse_designs_and_proposes(works: Works, fails: Fails, soil: Path):
     fails(2, "--old-ratios and --old-domains belong together", *given, "-n", 8, "--old-ratios", "ratios.csv", "-o", "x")
 
 
+def test_reuse_refuses_old_runs_before_it_writes(fails: Fails, soil: Path):
+    Domains.of({"sand": 6000, "clay": 4000, "loam": 3000}).write(soil / "new.yaml")
+    (soil / "old.csv").write_text("id,sand,silt\na,0.5,0.5\n")
+    fails(3, "the table of old runs does not match the old domains: unknown 'silt'; missing 'clay'", "mix", "reuse",
+          "--mixture", "a.yaml", "--domains", "new.yaml", "-n", "4", "--old-ratios", "old.csv", "--old-domains",
+          "domains.yaml", "-o", "next")  # fmt: skip
+    fails(3, "1 runs were asked for; expected at least 2", "mix", "reuse", "--mixture", "a.yaml", "--domains",
+          "new.yaml", "-n", "1", "-o", "next")  # fmt: skip
+    assert not list(soil.glob(".next.*"))
+
+
 def test_agree_tells_and_draws(works: Works, fails: Fails, soil: Path):
     given = ("mix", "agree", "--metrics", "small.csv", "--against")
     done = works(*given, "large.csv", "--ratios", "ratios.csv", "-o", "same")["metrics"]

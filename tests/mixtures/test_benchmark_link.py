@@ -73,6 +73,8 @@ def test_a_weighted_loss():
     assert found.predictor == "weighted mean of losses"
     with pytest.raises(DataError, match="unknown: rhyme"):
         link_benchmarks(losses, quiz, LinkSettings(weights={"rhyme": 1}))
+    with pytest.raises(DataError, match="chance: 'quizz' means no benchmark; there are quiz"):
+        link_benchmarks(losses, quiz, LinkSettings(chance={"quizz": 0.25}))
 
 
 def test_order_changes_nothing():

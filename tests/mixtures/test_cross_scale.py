@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from mixtures.cross_scale import Place, calibrated, carried, floor_share, shares
-from mixtures.ladder import fit_runs
+from mixtures.ladder import fit_runs, unseen
 from mixtures.ladder_files import load_ladder, predict_rows, report, write_ladder
 from mixtures.mixture import Domains
 from mixtures.propose import ProposeSettings, propose
@@ -82,6 +82,26 @@ def test_intervals_are_never_narrower_than_where_the_law_was_fitted(ladder):
         assert (widths[0] < widths[1]).all()
         assert (widths[1] < widths[2]).all()
         assert (large.contrast_widths(weights_PD, one_M, level) < widths[1]).all()
+
+
+def test_scales_that_share_their_mixtures_do_not_see_what_they_predict():
+    random = np.random.default_rng(4)
+    drawn_PD = random.dirichlet([0.7] * 4, 104)
+    found = []
+    for scale in (SMALL, MIDDLE):
+        ratios = Ratios(tuple(f"{scale}-{row:03d}" for row in range(24)), DOMAINS, drawn_PD[:24])
+        values_PM = truth(ratios.weights_PD, scale) + random.normal(0, 0.02, (24, 4))
+        found.append(Runs.of(ratios, Metrics(ratios.ids, NAMES, values_PM), scale))
+    ladder = fit_runs(found, QUICK)
+    small = ladder.rungs[0].fit
+    assert np.array_equal(unseen(small, small.ratios.weights_PD), small.held_out_PM)
+    assert np.array_equal(unseen(small, drawn_PD[24:]), small.law.predict(drawn_PD[24:]))
+    new = Ratios(tuple(map(str, range(80))), DOMAINS, drawn_PD[24:])
+    prediction = ladder.at(MIDDLE).predict(new)
+    measured_PM = truth(new.weights_PD, MIDDLE) + random.normal(0, 0.02, (80, 4))
+    order = [NAMES.index(name) for name in prediction.names]
+    error_PM = np.abs(prediction.values_PM - measured_PM[:, order])
+    assert (error_PM <= prediction.half_PM[0.8]).mean() > 0.72  # 0.60 where laws of other scales had seen the mixtures
 
 
 @pytest.mark.parametrize(

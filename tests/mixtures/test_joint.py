@@ -1,12 +1,13 @@
 """Joint laws: derivatives, recovery of known truths, and honest errors on a scale above all that was fitted."""
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
 
 from mixtures.joint import KINDS, JointForm, fit_joint
-from mixtures.joint_fit import fit_joint_model, fits_jointly, stacked
+from mixtures.joint_fit import fit_joint_model, fits_jointly, stacked, thinned
 from mixtures.ladder import fit_runs
 from mixtures.ladder_files import load_ladder, report, write_ladder
 from mixtures.mixture import Domains
@@ -138,6 +139,35 @@ def test_the_better_of_joint_and_carried_laws_is_used(ladder):
     assert ladder.errors["joint"] < ladder.errors["cross_scale"]
     assert report(ladder)["chosen"] == "joint_full"
     assert [row["scale"] for row in report(ladder)["scales"]] == ["122M/20B", "310M/20B", "680M/20B"]
+
+
+def test_where_a_law_was_fitted_it_stays_unless_the_joint_law_is_better_there():
+    found = fit_runs(runs_of("joint_full", SIZES[:3], mixtures=40, noise=0.01), QUICK)
+    top, beyond = Scale.parse("680M/20B"), Scale.parse("1.235B/20B")
+    own = found.rungs[-1].fit
+    assert own is not None
+    error = np.abs(own.held_out_PM / own.metrics.values_PM - 1).mean()
+    assert (found.at(top).law.family in KINDS) == (found.errors["joint"] < error)
+    assert (found.at(beyond).law.family in KINDS) == (found.errors["joint"] < found.errors["cross_scale"])
+
+
+def test_tokens_out_of_line_are_known_to_the_joint_law_alone(ladder):
+    carried = replace(ladder, errors={"joint": 1.0, "cross_scale": 0.0})
+    assert carried.at(Scale.parse("1.235B/20B")).law.family == "cross_scale"
+    early = carried.at(Scale.parse("1.235B/5B"))
+    assert early.law.family == "joint_full"
+    (new,) = (each for each in runs_of("joint_full", SIZES[3:], seed=1) if each.scale.tokens == 5e9)
+    assert np.abs(early.predict(new.ratios).values_PM / new.metrics.values_PM - 1).mean() < 0.0075
+
+
+def test_a_very_large_table_is_thinned_rather_than_left():
+    many = runs_of("joint_additive", SIZES[:3], mixtures=8)
+    assert len(thinned(many)) == 9
+    wide = [Runs(each.ratios, Metrics(each.metrics.ids, tuple(f"m{i}" for i in range(240)),
+                                      np.repeat(each.metrics.values_PM, 80, axis=1)), each.scale)
+            for each in many]  # fmt: skip
+    assert {each.scale.tokens for each in thinned(wide)} == {5e9, 20e9}
+    assert fits_jointly(wide)
 
 
 def test_saved_and_loaded_it_predicts_the_same(ladder, tmp_path):

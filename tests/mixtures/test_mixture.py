@@ -70,6 +70,11 @@ def test_domains_file_round_trip(tmp_path):
     [
         ("- {name: web, unique_tokens: 1}\n- {name: web, unique_tokens: 2}\n", "listed twice"),
         ("- {name: web, unique_tokens: 0}\n", "greater than 0"),
+        ("- {name: ' web', unique_tokens: 1}\n", "begins or ends with a space"),
+        ('- {name: "we\\nb", unique_tokens: 1}\n', "holds a sign that cannot be seen"),
+        ("- {name: params, unique_tokens: 1}\n", "'params' is the name of another column in tables of runs; rename"),
+        ("- web\n", r"domains\.0: found str 'web'; expected a list such as `- \{name: web, unique_tokens: 5B\}`"),
+        ("null\n", "domains: found nothing; expected a list"),
         ("- {name: web, unique_tokens: 5X}\n", "number of tokens"),
         ("- {name: web, tokens: 5}\n", r"domains\.0"),
         ("- [\n", "not valid YAML"),

@@ -3,7 +3,7 @@ import pytest
 
 from mixtures.fitting import fit_laws
 from mixtures.ladder import fit_runs
-from mixtures.ladder_files import report, write_ladder
+from mixtures.ladder_files import load_ladder, report, write_ladder
 from mixtures.mixture import Domains
 from mixtures.noise import measure_noise
 from mixtures.propose import ProposeSettings, propose
@@ -77,7 +77,7 @@ def test_a_noisy_metric_is_left_and_the_report_says_so(tmp_path):
     assert (tmp_path / "metrics.csv").read_text().startswith("id,loss\n")
 
 
-def test_when_all_is_noise_the_prior_is_proposed():
+def test_when_all_is_noise_the_prior_is_proposed(tmp_path):
     ratios, metrics = noisy(lambda weight: 2 + (weight - 0.7) ** 2)
     ladder = fit_runs([Runs.of(ratios, metrics.select(["noise"]))], QUICK)
     assert report(ladder)["chosen"] == "constant"
@@ -85,6 +85,9 @@ def test_when_all_is_noise_the_prior_is_proposed():
     found = propose(ladder.at(), Domains.of({"x": 10, "y": 30}), ProposeSettings(resamples=4))
     assert found.basis == "prior"
     assert found.mixture.weights == {"x": 0.25, "y": 0.75}
+    write_ladder(ladder, tmp_path)
+    again = load_ladder(tmp_path).at().predict(ladder.at().ratios)
+    assert np.array_equal(again.values_PM, ladder.at().predict(ladder.at().ratios).values_PM)
 
 
 def test_a_single_scale_without_noise_is_the_fit_of_its_tables():

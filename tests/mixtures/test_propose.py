@@ -125,6 +125,15 @@ def test_the_standings_name_the_best_and_their_chances_sum_to_one(fit):
     assert 0 < (found.smallest_told or 0) < 0.2
 
 
+def test_a_simple_mixture_that_is_predicted_better_is_named():
+    weights_PD = np.random.default_rng(0).dirichlet([60, 25, 10, 5], 24)  # none of them near uniform
+    ratios = Ratios(tuple(f"r{n:02d}" for n in range(24)), DOMAINS.names, weights_PD)
+    narrow = fit_laws(ratios, losses(ratios, noise=0.0001), QUICK)
+    told = propose(narrow, DOMAINS, ProposeSettings(target="loss", resamples=4, confidence=0))
+    assert told.standings["uniform"].predicted < told.standings["optimum"].predicted
+    assert "uniform, outside of what was searched, is predicted" in told.reason
+
+
 def test_the_table_of_caps_is_monotone_and_says_what_is_missing(fit, tmp_path):
     found = propose(fit, DOMAINS, ProposeSettings(target="loss", tokens=1000, epoch_cap=4, resamples=0))
     found.write(tmp_path)

@@ -100,3 +100,12 @@ def test_domains_are_matched_by_name():
     wrong = Repetition(tokens=1000, unique_tokens={"web": 10, "code": 10, "poems": 10})
     with pytest.raises(DataError, match="poems"):
         fit_laws(ratios, metrics, FitSettings(laws=("concave",), repetition=wrong))
+
+
+def test_settings_that_would_divide_by_nothing_or_try_nothing_are_refused():
+    for wrong in ({"tokens": 0, "unique_tokens": {"web": 1}}, {"tokens": 1, "unique_tokens": {"web": 0}}):
+        with pytest.raises(ValueError, match="greater than 0"):
+            Repetition.model_validate(wrong)
+    for laws in ((), ("stack",)):
+        with pytest.raises(ValueError, match="stack only combines others"):
+            FitSettings(laws=laws)

@@ -29,6 +29,8 @@ def test_any_label_will_do_for_a_single_scale(table):
     pair = [table("r.csv", RATIOS)], [table("m.csv", METRICS)]
     assert read_runs(*pair, ["tiny"])[0].scale is None
     assert read_runs(*pair, [])[0].scale is None
+    with pytest.raises(DataError, match="scale '1Q/2Z': expected parameters and tokens"):
+        read_runs(*pair, ["1Q/2Z"])
 
 
 def test_pairs_are_matched_in_order_and_sorted_by_scale(table):
@@ -95,3 +97,17 @@ def test_common_metrics():
     assert common_metrics([one, two]) == (["b"], ["a", "c"])
     with pytest.raises(DataError, match="no metric is in all tables: a"):
         common_metrics([one.select(["a"]), two])
+
+
+def test_scales_beside_the_metrics_alone_are_refused(table):
+    metrics = table("m.csv", "id,loss,params\na,3,1M\nb,4,60M\n")
+    with pytest.raises(DataError, match=r"scales stand beside the domains; move params and tokens to .*r\.csv"):
+        read_runs([table("r.csv", RATIOS)], [metrics], [])
+
+
+def test_gaps_are_those_of_a_scale(table):
+    ratios = table("r.csv", "id,params,sand,clay\na,1M,1,0\nb,1M,0,1\nc,60M,1,0\nd,60M,0.5,0.5\n")
+    metrics = table("m.csv", "id,loss,late\na,1,5\nb,2,\nc,3,\nd,4,\n")
+    small, large = read_runs([ratios], [metrics], [])
+    assert (small.ratios.ids, small.metrics.names) == (("a",), ("loss", "late"))
+    assert (large.ratios.ids, large.metrics.names) == (("c", "d"), ("loss",))

@@ -110,10 +110,12 @@ def test_a_table_of_curves_says_which_runs_to_stop(tmp_path):
 def test_bad_tables_of_curves_are_named(tmp_path):
     path = tmp_path / "curves.csv"
     for text, message in (
-        ("id,one\na,1\n", "could not convert"),
+        ("id,one\na,1\n", "column 'one' is no step"),
+        ("id,1,2\na,1,x\n", "row 'a', step 2: 'x' is not a finite loss"),
+        ("id,1,2\na,1,1_0\n", "'1_0' is not a finite loss"),
         ("id,1,2\na,1,2\nb,,2\n", "'b' lacks a loss"),
         ("id,1,2\na,1,\n", "no run has a loss at the last step, 2"),
-        ("id,1,2\na,1,inf\n", "not finite"),
+        ("id,1,2\na,1,inf\n", "not a finite loss"),
     ):
         path.write_text(text)
         with pytest.raises(DataError, match=message):

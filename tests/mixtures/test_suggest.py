@@ -56,6 +56,7 @@ def test_a_batch_is_diverse_allowed_and_within_the_budget(fit):
 def test_a_larger_scale_is_bought_only_where_it_tells_more_per_flop(fit):
     rich = suggest(fit, DOMAINS, SuggestSettings(budget_flops=3e18, batch=4, scales=BOTH, regret=0))
     assert {run.scale for run in rich.runs} <= set(BOTH)
+    assert len([run for run in rich.runs if run.scale == "60M/1.2B"]) >= 3  # small ones would leave the budget unspent
     poor = suggest(fit, DOMAINS, SuggestSettings(budget_flops=1e17, batch=4, scales=BOTH, regret=0))
     assert {run.scale for run in poor.runs} == {"1M/1B"}  # one of 60M costs 4.3e17
     same = suggest(fit, DOMAINS, SuggestSettings(batch=4, scales=("1M/1B", "1M/100B"), regret=0))

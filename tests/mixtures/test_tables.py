@@ -52,11 +52,27 @@ def test_layouts_of_other_projects_are_read(tmp_path, layout):
         ("id,a,b\nr1,0.5,0.5\nr1,1,0\n", "id 'r1' appears twice"),
         ("id,a\n", "at least one row"),
         ("", "at least one row"),
+        ("id;a;b\nr1;0.5;0.5\n", "columns are separated by semicolons; expected"),
+        ("id\ta\tb\nr1\t0.5\t0.5\n", "columns are separated by tabs; expected"),
+        ("# made by hand\nid,a,b\nr1,0.5,0.5\n", "the first line is '# made by hand'; expected a header"),
+        ("r1,0.5,0.25,0.25\nr2,0.2,0.3,0.5\n", r"column '0.25' appears twice"),
+        ("r1,0.5,0.2,0.3\nr2,0.2,0.3,0.5\n", r"the first line holds numbers \(0.5\); expected a header"),
+        ("id,a,\nr1,0.5,0.5\n", "column 2 of 2 is empty; name it"),
+        ("id,a,b\nr1,0.5,0.5\n,1,0\n", "id 2 of 2 is empty; name it"),
+        ('id,a,b\n"r1,0.5,0.5\nr2,1,0\n"", "', "cells, the header has 3|line break"),
+        ('id,a,b\n"r\n1",0.5,0.5\n', "holds a line break"),
+        ("id,a,b\nr1,0_1,0\n", "'0_1' is not a finite number"),
     ],
 )
 def test_bad_ratios_name_the_row(tmp_path, text, problem):
     with pytest.raises(DataError, match=problem):
         read(tmp_path, text)
+
+
+def test_a_measurement_whose_square_overflows_is_refused(tmp_path):
+    assert read(tmp_path, "id,loss\nr1,1e29\n", Metrics.read_csv).values_PM == 1e29
+    with pytest.raises(DataError, match="row 'r1', column 'loss': -1e308 is beyond 1e\\+30; a run that diverged"):
+        read(tmp_path, "id,loss\nr1,-1e308\n", Metrics.read_csv)
 
 
 def test_missing_file_is_a_data_error(tmp_path):
@@ -72,6 +88,40 @@ def test_a_sum_off_by_its_written_rounding_is_counted_not_refused(tmp_path):
 def test_two_decimals_do_not_excuse_three_percent(tmp_path):
     with pytest.raises(DataError, match=r"sums to 0\.97"):
         read(tmp_path, "id,a,b,c\nr1,0.30,0.30,0.37\n")
+
+
+def test_decimals_are_those_that_were_written(tmp_path):
+    table = read(tmp_path, "id,a,b,c\nr1,0.33333,0.66665,1e-05\nr2,0.30000000000000004,0.33,0.36\n")
+    assert table.rounded == 2
+    assert table.weights_PD.sum(axis=1).tolist() == pytest.approx([1, 1], abs=1e-15)
+    with pytest.raises(DataError, match=r"row 'r1' sums to 0\.99"):
+        read(tmp_path, "id,a,b,c\nr1,0.333000000001,0.333,0.324\n")
+
+
+def test_a_table_in_percent_is_read_as_such(tmp_path):
+    table = read(tmp_path, "id,a,b,c\nr1,50,25,25\nr2,33.33,33.33,33.33\n")
+    assert table.weights_PD == pytest.approx(np.array([[0.5, 0.25, 0.25], [1 / 3] * 3]), abs=1e-15)
+    with pytest.raises(DataError, match="row 'r1' sums to 100"):  # no row tells the unit of another
+        read(tmp_path, "id,a,b\nr1,50,50\nr2,0.5,0.5\n")
+    with pytest.raises(DataError, match="row 'r1' sums to 100"):
+        read(tmp_path, "id,a,b\nr1,50,50\nr2,50.00,49.96\n")
+
+
+def test_runs_that_lack_a_metric_are_left_and_so_is_a_metric_that_most_lack(tmp_path):
+    path = tmp_path / "m.csv"
+    path.write_text("id,a,b,c\nr1,1,2,\nr2,1.5,nan,\nr3,3,4,5\n")
+    table = Metrics.read_csv(path, gaps=True)
+    assert np.isnan(table.values_PM).sum() == 3
+    whole = table.without_gaps()
+    assert (whole.ids, whole.names, whole.values_PM.tolist()) == (("r1", "r3"), ("a", "b"), [[1, 2], [3, 4]])
+    with pytest.raises(DataError, match="row 'r1', column 'c': '' is not a finite number"):
+        Metrics.read_csv(path)
+    path.write_text("id,a,b\nr1,,2\nr2,1,\n")
+    with pytest.raises(DataError, match="no run has a value of every metric"):
+        Metrics.read_csv(path, gaps=True).without_gaps()
+    path.write_text("id,a\nr1,diverged\n")
+    with pytest.raises(DataError, match="'diverged' is not a finite number"):
+        Metrics.read_csv(path, gaps=True)
 
 
 def test_columns_are_matched_by_name():
