@@ -10,12 +10,14 @@ import functools
 import importlib
 import os
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from pipelines.errors import MissingExtra, StepError
 from pipelines.llvm_library import make_scannable
+from pipelines.vllm_rotation import rotation_on_cpu
 
 VLLM_EXTRA_TOKENS = 2  # of its context: the prefix, and the token that it insists on generating
 ENVIRONMENT = {
@@ -75,7 +77,9 @@ def open_vllm(model: str, dtype: str, max_tokens: int, batch_tokens: int, digest
 
     make_scannable()
     room = max_tokens + VLLM_EXTRA_TOKENS
-    options: dict[str, Any] = {} if torch.cuda.is_available() else {"enforce_eager": True}
+    options: dict[str, Any] = {}
+    if not torch.cuda.is_available():
+        options = {"enforce_eager": True, "compilation_config": rotation_on_cpu(Path(model))}
     try:
         return vllm.LLM(
             model=model, dtype=dtype, max_model_len=room, enable_prefix_caching=False, enable_chunked_prefill=False,

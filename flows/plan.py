@@ -17,6 +17,7 @@ from pipelines.quantities import human
 from pipelines.recipe import Section
 from pipelines.store import identity_of
 from synth.recipe import SynthSettings
+from trainer.memory_account import memory_of
 from trainer.recipe import TrainRecipe
 
 
@@ -46,15 +47,15 @@ def account(recipe: Section) -> dict[str, Any]:
 
 def _account_training(recipe: TrainRecipe, vocabulary: int) -> dict[str, Any]:
     model = recipe.model.with_vocabulary(vocabulary)
-    flops = recipe.model_copy(update={"model": model}).training_flops
+    whole = recipe.model_copy(update={"model": model})
     return {
         "parameters": model.parameters(),
         "active_parameters": model.active_parameters(),
         "flops_per_token": {s.name: model.flops_per_token(s.sequence_length) for s in recipe.stages},
         "tokens": {s.name: s.trained_tokens for s in recipe.stages},
         "steps": {s.name: s.steps for s in recipe.stages},
-        "training_flops": flops,
-        "bytes_of_state": 16 * model.parameters(),  # fp32 weights, gradients and AdamW's two moments
+        "training_flops": whole.training_flops,
+        "memory_bytes": memory_of(whole).total,
     }
 
 

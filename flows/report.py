@@ -10,18 +10,18 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import polars as pl
 
 from flows import ablate_report, plots
-from flows.experts_report import load_at_the_end, training_drawings
 from flows.kinds import load_build
 from flows.report_html import page, section, table
 from flows.runner import RECIPE
 from flows.show import manifests_of
+from flows.training_report import loss_drawing, training_sections
 from pipelines.files import write_atomically
 from pipelines.manifest import Manifest
 from pipelines.quantities import human
+from trainer.metrics import read_metrics
 
 Manifests = Mapping[str, Manifest]
 FUNNEL = ("ingest", "filter", "dedup_exact", "dedup_near", "quality", "decontaminate", "bucketed")
@@ -37,8 +37,7 @@ def write_report(folder: Path, target: Path) -> None:
     manifests = manifests_of(folder)
     sections: list[Callable[[Path, Manifests], str]] = [
         ablate_report.verdict, _funnel, _reasons, _perplexity, _effect, ablate_report.confirmation,
-        ablate_report.mixtures, ablate_report.law, ablate_report.cost, _curves, _experts, _evaluation, _synthesis,
-        _lineage,
+        ablate_report.mixtures, ablate_report.law, ablate_report.cost, _training, _evaluation, _synthesis, _lineage,
     ]  # fmt: skip
     body = "\n".join(draw(folder, manifests) for draw in sections)
     recipe = load_build(str(folder / RECIPE))
@@ -129,46 +128,17 @@ def _effect(folder: Path, manifests: Manifests) -> str:
     return section("What synthetic data do", note, *parts, table(head, rows))
 
 
-def _training_lines(step: Path) -> tuple[list[dict], dict]:
-    lines = [json.loads(line) for line in (step / "metrics.jsonl").read_text().splitlines()]
-    return lines, json.loads((step / "training.json").read_text())
-
-
-def _curves(folder: Path, manifests: Manifests) -> str:
+def _training(folder: Path, manifests: Manifests) -> str:
+    """Every training of the run; of the full model all that is known, of the others the losses."""
     parts = []
     for name in ("train", "language_model"):
-        if name not in manifests:
-            continue
-        lines, summary = _training_lines(folder / name)
-        stages = summary["stages"]
-        per_step = {stage["name"]: stage["tokens"] / stage["steps"] for stage in stages}
-        drawn: dict[str, tuple[list[float], list[float]]] = {"training": ([], [])}
-        tokens = 0.0
-        for line in lines:
-            if line["kind"] == "step":
-                tokens += per_step[line["stage"]]
-                drawn["training"][0].append(tokens)
-                drawn["training"][1].append(line["loss"])
-            elif line["kind"] == "held_out":
-                for domain, held in line["domains"].items():
-                    drawn.setdefault(f"held out: {domain}", ([], []))
-                    drawn[f"held out: {domain}"][0].append(tokens)
-                    drawn[f"held out: {domain}"][1].append(held["loss"])
-        marks = np.cumsum([stage["tokens"] for stage in stages])[:-1].tolist()
-        sizes = f"{human(summary['parameters'])} parameters, {human(summary['active_parameters'])} active"
-        parts += [f"<h3>{name}: {sizes}</h3>", plots.curves(drawn, marks, "nats per token")]
-    return section("Training", *parts) if parts else ""
-
-
-def _experts(folder: Path, manifests: Manifests) -> str:
-    path = folder / "train" / "expert_load.parquet"
-    if not path.is_file():
-        return ""
-    late = load_at_the_end(path)
-    rows = [(f"layer {layer}", one["min"], one["max"], one["cv"], one["entropy"], len(one["dead"]))
-            for layer, one in late.items()]  # fmt: skip
-    head = ("in the last tenth", "least over even load", "most", "coefficient of variation", "entropy", "dead experts")
-    return section("Expert load", *training_drawings(path), table(head, rows))
+        if name in manifests:
+            summary = json.loads((folder / name / "training.json").read_text())
+            sizes = f"{human(summary['parameters'])} parameters, {human(summary['active_parameters'])} active"
+            lines = read_metrics(folder / name / "metrics.jsonl")
+            parts += [f"<h3>{name}: {sizes}</h3>", loss_drawing(lines)]
+    more = training_sections(folder / "train")[1:] if "train" in manifests else []
+    return "\n".join([section("Training", *parts), *filter(None, more)]) if parts else ""
 
 
 def _evaluation(folder: Path, manifests: Manifests) -> str:

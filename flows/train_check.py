@@ -87,31 +87,29 @@ def train_account(recipe: TrainRecipe, machine: Machine) -> dict[str, Any]:
         machine: what is assumed.
 
     Returns:
-        `parameters` (total, active, by part), `flops_per_token` by stage with its `formula`, `tokens`, `steps`,
-        `training_flops`, `memory_bytes` by part and in total, `fits`, `days`, and the assumptions.
+        `parameters` (total, `main` without the modules for further tokens, active, by part), `flops_per_token` by
+        stage with its `formula`, `tokens`, `steps`, `training_flops`, `memory_bytes` by part and in total, `fits`,
+        `days`, and the assumptions.
 
     Raises:
         RecipeError: the device is not known.
     """
-    from trainer.memory_account import training_memory
+    from trainer.memory_account import memory_of
 
     device = machine.accelerator()
     model = recipe.model
-    phases = [phase for stage in recipe.stages for phase in stage.phases]
-    micro = recipe.micro_batch_tokens or max(phase.batch_tokens for phase in phases)
-    kind = "cpu" if recipe.device == "cpu" else "cuda"
-    memory = training_memory(model, micro, recipe.precision, recipe.optimizer.name, recipe.recompute, kind)
+    memory = memory_of(recipe)
     peak = device.flops(recipe.precision)
     seconds = recipe.training_flops / (peak * machine.mfu * machine.devices)
     return {
-        "parameters": {"total": model.parameters(), "active": model.active_parameters(),
-                       "by_part": parameters_by_part(model)},
+        "parameters": {"total": model.parameters(), "main": model.parameters() - model.mtp_parameters(),
+                       "active": model.active_parameters(), "by_part": parameters_by_part(model)},
         "flops_per_token": {stage.name: model.flops_per_token(stage.longest) for stage in recipe.stages},
         "formula": model.flops_formula(),
         "tokens": {stage.name: stage.trained_tokens for stage in recipe.stages},
         "steps": {stage.name: stage.steps for stage in recipe.stages},
         "training_flops": recipe.training_flops,
-        "micro_batch_tokens": micro,
+        "pass_tokens": recipe.pass_tokens,
         "memory_bytes": {**vars(memory), "total": memory.total},
         "device": {"name": device.name, "memory_bytes": device.memory_bytes, "peak_flops": peak, "mfu": machine.mfu,
                    "devices": machine.devices},
@@ -125,18 +123,19 @@ def train_lines(recipe: TrainRecipe, machine: Machine) -> list[str]:
     """The same for people."""
     found = train_account(recipe, machine)
     sizes, device = found["parameters"], found["device"]
-    share = f" ({sizes['active'] / sizes['total']:.0%})" if sizes["active"] < sizes["total"] else ""
+    share = f" ({sizes['active'] / sizes['main']:.0%})" if sizes["active"] < sizes["main"] else ""
+    more = f" and {human(sizes['total'] - sizes['main'])} for further tokens" if sizes["main"] < sizes["total"] else ""
     memory, how = dict(found["memory_bytes"]), ", recomputed" if recipe.recompute else ""
     total = memory.pop("total")
     lines = [] if recipe.model.vocab_size else [NO_VOCABULARY]
     lines += [
-        f"parameters: {human(sizes['total'])}, active {human(sizes['active'])}{share}: {_row(sizes['by_part'])}",
+        f"parameters: {human(sizes['main'])}{more}, active {human(sizes['active'])}{share}: {_row(sizes['by_part'])}",
         f"FLOPs per token: {_row(found['flops_per_token'])}",
         f"  = {found['formula']}, T the longest sample",
         f"tokens: {human(recipe.tokens)} in {sum(found['steps'].values())} steps: {_row(found['tokens'])}",
         f"training: {found['training_flops']:.3g} FLOPs",
         f"memory of a device ({recipe.precision}, {recipe.optimizer.name}, micro-batches of "
-        f"{human(found['micro_batch_tokens'])} tokens{how}): {_size(total)}: "
+        f"{human(found['pass_tokens'])} tokens{how}): {_size(total)}: "
         + ", ".join(f"{part} {_size(size)}" for part, size in memory.items() if size),
     ]
     if not found["fits"]:

@@ -22,6 +22,7 @@ import httpx
 
 from pipelines.errors import StepError
 from pipelines.model_folder import digest_model
+from pipelines.vllm_rotation import rotation_on_cpu
 from synth import engine_guard, engine_vllm_cli
 from synth.engine_endpoint import EndpointEngine
 from synth.engine_vllm import BATCH_TOKENS, ENVIRONMENT, check_heads, installed_version, on_gpu, room_of
@@ -166,6 +167,7 @@ class ServedVllm(EndpointEngine):
             check_heads(self.folder)
             # a prompt in parts rewinds its generator after each, which the CPU's generators cannot do
             command += ["--enforce-eager", "--no-enable-chunked-prefill",
+                        "--compilation-config", json.dumps(rotation_on_cpu(self.folder)),
                         "--max-num-batched-tokens", str(max(self.room, BATCH_TOKENS))]  # fmt: skip
         return command
 

@@ -16,10 +16,12 @@ from typing import Any
 from pipelines.errors import DataError, MissingExtra, StepError
 from pipelines.llvm_library import make_scannable
 from pipelines.model_folder import digest_model
+from pipelines.vllm_rotation import rotation_on_cpu
 from synth.protocol import Capabilities, Identity, Request, Response, Usage, encode_chat
 
 BATCH_TOKENS = 4096  # of prompts that are read together on the CPU
 SHUTDOWN_S = 30  # the default of 5 kills processes that are about to end by themselves
+LATENTS = 512, 64  # the only ones of its decoding kernel: DeepSeek's
 ENVIRONMENT = {
     "VLLM_CPU_KVCACHE_SPACE": "1",  # GiB; the default takes half of the memory
     "VLLM_LOGGING_LEVEL": "ERROR",
@@ -99,7 +101,7 @@ class VllmEngine:
                 check_heads(self.folder)
                 # A prompt in parts rewinds its generator after each, which the CPU's generators cannot do.
                 options = {"enable_chunked_prefill": False, "max_num_batched_tokens": max(self.room, BATCH_TOKENS)}
-                options["enforce_eager"] = True
+                options |= {"enforce_eager": True, "compilation_config": rotation_on_cpu(self.folder)}
             return vllm.LLM(
                 model=str(self.folder), dtype=self.dtype, max_model_len=self.room, seed=0, disable_log_stats=True,
                 load_format="safetensors", use_tqdm_on_load=False, **options,
@@ -161,9 +163,19 @@ def check_heads(folder: Path) -> None:
     """The CPU build starts with any head, and breaks down at the first request.
 
     Raises:
-        DataError: it has no kernel for the model's heads.
+        DataError: it has no kernel for the model's heads, or for the latents that stand for them.
     """
     config = _config(folder)
+    if latent := config.get("kv_lora_rank"):
+        rotated, expanded = config["qk_rope_head_dim"], importlib.import_module("vllm.envs").VLLM_MLA_DISABLE
+        if not expanded and (latent, rotated) != LATENTS:
+            raise DataError(
+                f"{folder} has latents of {latent} and {rotated}, vLLM on the CPU takes {LATENTS[0]} and {LATENTS[1]}; "
+                "set VLLM_MLA_DISABLE=1 in the environment, or use engine transformers"
+            )
+        if not expanded:
+            return
+        config["head_dim"] = config["qk_nope_head_dim"] + rotated
     known = importlib.import_module(
         "vllm.v1.attention.backends.cpu_attn"
     ).CPUAttentionBackend.get_supported_head_sizes()

@@ -162,7 +162,7 @@ def _causal(q_BTHC: Tensor, k_BTGC: Tensor, v_BTGV: Tensor, scale: float | None)
     """Plain causal attention, (B, T, H, V)."""
     q, k, v = (x.transpose(1, 2) for x in (q_BTHC, k_BTGC, v_BTGV))
     missing = q.shape[-1] - v.shape[-1]
-    if missing and q.device.type == "cpu":
+    if missing > 0 and q.device.type == "cpu":
         v = F.pad(v, (0, missing))  # unequal sizes fall back to a form that holds all T * T weights
     mixed = F.scaled_dot_product_attention(q, k, v, is_causal=True, scale=scale, enable_gqa=q.shape[1] != k.shape[1])
     return mixed[..., : v_BTGV.shape[-1]].transpose(1, 2)

@@ -1,7 +1,8 @@
 """Checkpoints: the state of a run that may be killed at any moment, and the finished model.
 
-Both are a safetensors file beside a JSON file that holds its sha256; a folder is written under another name, flushed
-and renamed, and is believed only when the hash agrees: a torn or damaged checkpoint falls back to the one before.
+Both are a safetensors file beside a JSON file that holds its sha256 and a digest of itself; a folder is written under
+another name, flushed and renamed, and is believed only when both agree: a torn or damaged checkpoint falls back to the
+one before.
 No random state is kept: after the first weights nothing draws a random number (`stream.py`).
 """
 
@@ -9,6 +10,7 @@ import contextlib
 import hashlib
 import json
 import os
+import re
 import shutil
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
@@ -23,6 +25,7 @@ from torch import Tensor, nn
 
 from pipelines.errors import DataError
 from pipelines.files import sha256_of
+from pipelines.manifest import digest_of
 from pipelines.recipe import Section
 from trainer.model import Decoder
 from trainer.model_recipe import ModelSettings
@@ -32,6 +35,7 @@ WEIGHTS = "model.safetensors"
 DESCRIPTION = "recipe.json"
 STATE = "state.safetensors"
 STATE_DESCRIPTION = "state.json"
+HEAD_PREFIX = "model.flow."  # of a second objective's head, which lies in the model while it is trained
 
 
 @dataclass(frozen=True)
@@ -59,24 +63,56 @@ def write_checkpoint(
         step: optimizer steps done.
         tensors: by name.
         note: JSON values.
-        kept: how many stay, this one included; None keeps all.
+        kept: how many up to this one stay; None keeps all.
     """
     _write_folder(folder / f"step-{step:09d}", STATE, STATE_DESCRIPTION, tensors, {"step": step, "note": note})
     if kept is not None:
-        for old in sorted(folder.glob("step-*"))[:-kept]:
-            shutil.rmtree(old)
+        older = sorted(path for path in folder.glob("step-*") if _step_of(path) <= step)
+        for old in older[:-kept]:
+            shutil.rmtree(old, ignore_errors=True)  # what cannot be removed does not end the run
 
 
 def read_checkpoints(*folders: Path) -> Iterator[Checkpoint]:
-    """Every checkpoint whose hash agrees, newest first; each is loaded when it is asked for."""
+    """Every checkpoint that is whole, newest first; each is loaded when it is asked for."""
     found = [path for folder in folders for path in folder.glob("step-*")]
-    for path in sorted(found, key=lambda path: path.name, reverse=True):
+    for path in sorted(found, key=_step_of, reverse=True):
         try:
             about = json.loads((path / STATE_DESCRIPTION).read_text())
-            if sha256_of(path / STATE) == about["sha256"]:
+            if about.pop("digest") == digest_of(about) and sha256_of(path / STATE) == about["sha256"]:
                 yield Checkpoint(about["step"], about["note"], load_file(path / STATE))
-        except (OSError, ValueError, KeyError, SafetensorError):
+        except (OSError, ValueError, KeyError, TypeError, AttributeError, SafetensorError):
             continue  # damaged: the one before it serves
+
+
+def tidy_checkpoints(*folders: Path) -> None:
+    """Undo what a kill left half done: a checkpoint that was being replaced comes back, half-written ones go."""
+    for folder in folders:
+        for old in folder.glob(".step-*.old"):
+            if not (before := folder / old.name.strip(".").removesuffix(".old")).exists():
+                old.replace(before)
+        for path in folder.glob(".step-*"):
+            shutil.rmtree(path, ignore_errors=True)
+
+
+def discard_after(step: int, *folders: Path) -> list[Path]:
+    """Remove the checkpoints beyond the one that a run goes on from: they are damaged, or their logs are.
+
+    Args:
+        step: at which the run goes on.
+        folders: of checkpoints.
+
+    Returns:
+        What was removed.
+    """
+    beyond = [path for folder in folders for path in folder.glob("step-*") if _step_of(path) > step]
+    for path in beyond:
+        shutil.rmtree(path, ignore_errors=True)
+    return beyond
+
+
+def _step_of(path: Path) -> int:
+    found = re.search(r"step-(\d+)", path.name)
+    return int(found[1]) if found else -1
 
 
 def save_model(folder: Path, model: Decoder, recipe: Section | None = None) -> None:
@@ -118,6 +154,8 @@ def open_checkpoint(folder: Path) -> tuple[ModelSettings, TensorFiles]:
         about = json.loads((folder / description).read_text())
         settings = ModelSettings.model_validate(about["note"]["model"] if in_training else about["model"])
         expected = about["sha256"]
+        if about.pop("digest", None) not in (None, digest_of(about)):
+            raise ValueError("it was changed after it was written")
     except (OSError, ValueError, KeyError, TypeError, ValidationError) as error:
         problem = str(error).splitlines()[0]
         raise DataError(f"{folder} is not a model that loam trained: {description}: {problem}") from None
@@ -125,7 +163,9 @@ def open_checkpoint(folder: Path) -> tuple[ModelSettings, TensorFiles]:
         raise DataError(f"{folder / weights} is missing, though {description} describes it; train or import again")
     if (found := sha256_of(folder / weights)) != expected:
         raise DataError(f"{folder / weights}: expected sha256 {expected}, found {found}; train or import again")
-    files = TensorFiles(folder / weights, "model." if in_training else "")
+    files = TensorFiles(folder / weights, "model.", HEAD_PREFIX) if in_training else TensorFiles(folder / weights)
+    if any(".parametrizations." in name for name in files.shapes):
+        raise DataError(f"{folder} holds low-rank updates apart from their weights; take final/ or adapter/ of its run")
     _check_shapes(folder, settings, files.shapes)
     return settings, files
 
@@ -171,22 +211,25 @@ def _write_folder(
 
 
 def _describe(path: Path, about: Mapping[str, Any]) -> None:
-    path.write_text(json.dumps(about, indent=1, sort_keys=True) + "\n")
+    plain = json.loads(json.dumps(about))  # as it will be read: keys are strings
+    path.write_text(json.dumps({**plain, "digest": digest_of(plain)}, indent=1, sort_keys=True) + "\n")
 
 
 @contextlib.contextmanager
 def _published(folder: Path) -> Iterator[Path]:
-    """A folder to fill, which then takes the place of `folder` at once and for good."""
-    temporary = folder.with_name(f".{folder.name}.tmp")
+    """A folder to fill, which then takes the place of `folder` for good; what was there is not lost to a kill."""
+    temporary, old = (folder.with_name(f".{folder.name}.{kind}") for kind in ("tmp", "old"))
     shutil.rmtree(temporary, ignore_errors=True)
     temporary.mkdir(parents=True)
     yield temporary
     for path in (*temporary.iterdir(), temporary):
         _flush(path)
     if folder.exists():
-        shutil.rmtree(folder)
+        shutil.rmtree(old, ignore_errors=True)
+        folder.replace(old)
     temporary.replace(folder)
     _flush(folder.parent)  # the name, too, survives a loss of power
+    shutil.rmtree(old, ignore_errors=True)
 
 
 def _flush(path: Path) -> None:

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from torch import Tensor
 
 from pipelines.errors import StepError
@@ -92,7 +93,7 @@ class CheckpointWriter:
         if pending is not None:
             try:
                 pending.result()
-            except OSError as error:
+            except (OSError, SafetensorError) as error:  # the second when the disk is full
                 raise StepError(
                     f"a checkpoint could not be written to {self._rolling}: {error}; make room and run again to resume"
                 ) from error

@@ -8,6 +8,7 @@ alone would give: K of E experts agree by K / E, and a finite sample of tokens a
 Legend: N tokens, K experts per token, E experts, L layers with experts, C classes, X checkpoints.
 """
 
+import json
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -21,8 +22,10 @@ from torch import Tensor, nn
 from pipelines.errors import DataError
 from pipelines.indexed import IndexedTokens
 from pipelines.shards import ShardSet
-from trainer.checkpoint import load_model, read_checkpoints
+from trainer.checkpoint import DESCRIPTION, HEAD_PREFIX, load_model, read_checkpoints
 from trainer.expert_load import summarize_load
+from trainer.lora import merged_state
+from trainer.lora_settings import LoraSettings
 from trainer.model import Decoder
 from trainer.router import Router
 from trainer.validation import held_out_losses
@@ -267,7 +270,10 @@ def _earlier(
     training: Path, model: Decoder, shards: ShardSet, length: int, tokens: int
 ) -> Iterator[tuple[int, Routing]]:
     """What the run's permanent checkpoints chose, the newest first; `model` takes on their weights."""
+    asked = json.loads((training / "final" / DESCRIPTION).read_text())["recipe"] or {}
+    lora = LoraSettings.model_validate(asked["lora"]) if asked.get("lora") else None
     for checkpoint in read_checkpoints(training / "checkpoints"):
-        weights = {n.removeprefix("model."): t for n, t in checkpoint.tensors.items() if n.startswith("model.")}
-        model.load_state_dict(weights)
+        held = {name: t for name, t in checkpoint.tensors.items() if not name.startswith(HEAD_PREFIX)}
+        weights = {n.removeprefix("model."): t for n, t in held.items() if n.startswith("model.")}
+        model.load_state_dict(merged_state(weights, lora) if lora else weights)
         yield checkpoint.step, watch_routing(model, shards, length, tokens)

@@ -41,6 +41,7 @@ class FineTuneSettings(Section):
         optimizer: AdamW's or Muon's numbers; no decay, since the weights are to stay near to what they are.
         lora: train low-rank updates only; None trains every weight.
         aux_loss: coefficient of the routers' balance loss; 0 leaves routers to the data.
+        bias_update_rate: step of the routers' balancing bias, where they have one; 0 leaves it as it was learnt.
         validation_share: of the documents, held out and measured at the end; for documents, not for shards.
         epoch_cap: most passes over the data.
         grad_clip: largest global gradient norm.
@@ -64,6 +65,7 @@ class FineTuneSettings(Section):
     optimizer: OptimizerSettings = OptimizerSettings(weight_decay=0.0)
     lora: LoraSettings | None = None
     aux_loss: float = Field(default=0.0, ge=0)
+    bias_update_rate: float = Field(default=0.0, ge=0)
     validation_share: float = Field(default=0.02, ge=0, lt=1)
     epoch_cap: float | None = Field(default=None, gt=0)
     grad_clip: float = Field(default=1.0, gt=0)
@@ -135,7 +137,8 @@ def recipe_of(settings: FineTuneSettings, shape: Any, name: str) -> TrainRecipe:
     """
     length = min(settings.sequence_length, shape.max_sequence)
     if shape.experts:
-        router = shape.router.model_copy(update={"aux_loss": settings.aux_loss})
+        rate = settings.bias_update_rate if shape.router.has_bias else 0.0
+        router = shape.router.model_copy(update={"aux_loss": settings.aux_loss, "bias_update_rate": rate})
         shape = shape.model_copy(update={"router": router})
     of_stage = StageSettings.model_fields.keys() & FineTuneSettings.model_fields.keys()
     of_run = TrainRecipe.model_fields.keys() & FineTuneSettings.model_fields.keys()

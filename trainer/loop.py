@@ -70,7 +70,7 @@ def train(
     check_epochs(recipe.stages, stage_blends, recipe.epoch_cap)
     watching = [MetricsWriter(), *gates_of(recipe.gates, validation), *observers]
     with torch_threads(recipe.threads), determinism(recipe.deterministic), preemption() as ending:
-        run = begin_run(recipe, stage_blends, work, start=start)
+        run = begin_run(recipe, stage_blends, work, {"held_out": _described(validation)}, start)
         with contextlib.closing(run.writer), track(f"train {recipe.name}", recipe.tokens, "tokens") as tracker:
             for observer in watching:
                 observer.on_start(run)
@@ -79,6 +79,11 @@ def train(
                     _train_stage(run, stage, validation, watching, tracker, ending)
             run.writer.wait()
         return _finish(run, validation, watching)
+
+
+def _described(validation: ShardSet | None) -> list[tuple[str, str]]:
+    """What a run's identity says of held-out shards: gates decide by them."""
+    return [(shard.name, shard.sha256) for shard in validation.shards] if validation else []
 
 
 def _finish(run: Run, validation: ShardSet | None, watching: Sequence[Observer]) -> Outcome:

@@ -12,6 +12,7 @@ Legend: E experts (absent for a single matrix), O rows, I columns, R rank.
 import fnmatch
 import math
 from collections import defaultdict
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import torch
@@ -23,9 +24,10 @@ from pipelines.errors import RecipeError
 from trainer.lora_settings import LoraSettings
 from trainer.model import Decoder
 
+ORIGINAL = ".original"  # the name that torch gives to what is parametrized
 KINDS = (
-    ("routed experts", "*.mlp.experts.*"), ("shared experts", "*.mlp.shared_experts.*"), ("routers", "*.mlp.gate.*"),
-    ("attention", "*.self_attn.*"), ("dense feed-forward", "*.mlp.*"), ("embeddings", "*"),
+    ("routed experts", "*.mlp.experts.*"), ("shared experts", "*.mlp.shared_expert*"), ("routers", "*.mlp.gate.*"),
+    ("attention", "*.self_attn.*"), ("dense feed-forward", "*.mlp.*"), ("further tokens", "mtp.*"), ("embeddings", "*"),
 )  # fmt: skip
 
 
@@ -48,8 +50,12 @@ class LowRank(nn.Module):
 
     def forward(self, weight: Tensor) -> Tensor:
         """The weight that is computed with, ([E,] O, I)."""
-        add = torch.baddbmm if weight.dim() == 3 else torch.addmm
-        return add(weight, self.lora_B, self.lora_A, alpha=self.scale)
+        return _added(weight, self.lora_A, self.lora_B, self.scale)
+
+
+def _added(weight: Tensor, lora_A: Tensor, lora_B: Tensor, scale: float) -> Tensor:
+    add = torch.baddbmm if weight.dim() == 3 else torch.addmm
+    return add(weight, lora_B, lora_A, alpha=scale)
 
 
 @dataclass(frozen=True)
@@ -76,7 +82,7 @@ class Coverage:
 
 
 def add_lora(model: Decoder, settings: LoraSettings, seed: int) -> Coverage:
-    """Freeze a model and give the matrices that match a pattern an update each.
+    """Freeze a model, balancing biases included, and give the matrices that match a pattern an update each.
 
     Args:
         model: changed in place; its own parameters no longer take gradients.
@@ -92,6 +98,8 @@ def add_lora(model: Decoder, settings: LoraSettings, seed: int) -> Coverage:
     targets = covered_names(model, settings)
     for parameter in model.parameters():
         parameter.requires_grad_(False)
+    for router in model.routers().values():
+        router.keeps_bias = True  # an adapter holds no bias: with another one, base and updates were not the model
     for name in targets:
         owner, attribute = _owner(model, name)
         weight = getattr(owner, attribute)
@@ -153,6 +161,8 @@ def merge(model: Decoder) -> Decoder:
             parametrize.remove_parametrizations(owner, attribute, leave_parametrized=True)
     for parameter in model.parameters():
         parameter.requires_grad_(True)
+    for router in model.routers().values():
+        router.keeps_bias = False
     return model
 
 
@@ -162,10 +172,28 @@ def merged_tensors(model: Decoder) -> dict[str, Tensor]:
     for name, tensor in model.state_dict().items():
         if ".parametrizations." not in name:
             found[name] = tensor
-        elif name.endswith(".original"):
-            plain = name.replace("parametrizations.", "").removesuffix(".original")
+        elif name.endswith(ORIGINAL):
+            plain = name.replace("parametrizations.", "").removesuffix(ORIGINAL)
             owner, attribute = _owner(model, plain)
             found[plain] = getattr(owner, attribute).detach()
+    return found
+
+
+def merged_state(state: Mapping[str, Tensor], settings: LoraSettings) -> dict[str, Tensor]:
+    """The state of the model that `merge` would give, from the state of a model with updates, as in a checkpoint.
+
+    Args:
+        state: by name; one without updates comes back as it is.
+        settings: of the updates.
+    """
+    found: dict[str, Tensor] = {}
+    for name, tensor in state.items():
+        if name.endswith(ORIGINAL):
+            place = name.removesuffix(ORIGINAL)
+            a, b = state[f"{place}.0.lora_A"], state[f"{place}.0.lora_B"]
+            found[place.replace("parametrizations.", "")] = _added(tensor, a, b, settings.scale)
+        elif not name.endswith((".lora_A", ".lora_B")):
+            found[name] = tensor
     return found
 
 
@@ -179,7 +207,7 @@ def coverage(model: Decoder) -> Coverage:
         plain = name.replace("parametrizations.", "")
         if plain.endswith((".lora_A", ".lora_B")):
             continue
-        plain = plain.removesuffix(".original")
+        plain = plain.removesuffix(ORIGINAL)
         if parameter.dim() < 2:
             kind = "norms and biases"
         else:

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from trainer.model_recipe import ModelSettings
+from trainer.recipe import TrainRecipe
 
 FP32 = 4
 OPTIMIZER_BYTES = {"adamw": 2 * FP32, "muon": FP32}  # per trained number; Muon's vectors and tables have AdamW's
@@ -73,6 +74,14 @@ def training_memory(
         casts=cast,
         activations=tokens * (kept + _norm(model.width, device)),
         loss=tables + tokens * passes * compute * model.width,
+    )
+
+
+def memory_of(recipe: TrainRecipe) -> TrainingMemory:
+    """Memory of a recipe's largest forward pass, on a GPU unless it asks for the CPU."""
+    kind = "cpu" if recipe.device == "cpu" else "cuda"
+    return training_memory(
+        recipe.model, recipe.pass_tokens, recipe.precision, recipe.optimizer.name, recipe.recompute, kind
     )
 
 

@@ -8,6 +8,7 @@ Legend: B batch, T positions, N tokens, D width, C head size, V vocabulary.
 """
 
 import math
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
@@ -99,13 +100,18 @@ class Decoder(nn.Module):
         hidden_BTD = self.hidden(tokens_BT, documents_BT)
         return linear(hidden_BTD, self.output_VD.to(hidden_BTD.dtype))
 
-    def loss(self, inputs_BT: Tensor, targets_BT: Tensor, documents_BT: Tensor | None = None) -> Losses:
+    def loss(
+        self, inputs_BT: Tensor, targets_BT: Tensor, documents_BT: Tensor | None = None,
+        further: Sequence[float] | None = None,
+    ) -> Losses:  # fmt: skip
         """What training minimizes, and its parts.
 
         Args:
             inputs_BT: token ids, int64.
             targets_BT: the token after each, int64.
             documents_BT: as for `hidden`; padding is neither asked for nor asked.
+            further: factor on the loss of each prediction module, where the rows are a part of a batch whose other
+                parts have more or fewer targets (`mtp.shares_of_targets`); all 1 when not given.
         """
         context = self._context(inputs_BT, documents_BT)
         hidden_BTD = self._hidden(inputs_BT, context)
@@ -115,7 +121,10 @@ class Decoder(nn.Module):
             hidden_ND, targets_N = hidden_ND[asked_N], targets_N[asked_N]
         ar = mean_cross_entropy(hidden_ND, self.output_VD, targets_N)
         none = torch.zeros((), device=ar.device)
-        mtp = self._further(hidden_BTD, targets_BT, documents_BT, context) if self.mtp else none
+        mtp = none
+        if self.mtp:
+            each_D = self._further(hidden_BTD, targets_BT, documents_BT, context)
+            mtp = (each_D if further is None else each_D * each_D.new_tensor(further)).mean()
         routers = self.routers().values()
         aux = [router.aux_loss for router in routers if router.aux_loss is not None]
         z = [router.z_loss for router in routers if router.z_loss is not None]
@@ -127,7 +136,7 @@ class Decoder(nn.Module):
         return Losses(total + self.flow.settings.weight * flow, ar, *parts, flow)
 
     def _further(self, hidden_BTD: Tensor, targets_BT: Tensor, documents_BT: Tensor | None, context: Context) -> Tensor:
-        """Mean over prediction modules of their cross-entropy, each over the positions that have a target."""
+        """Cross-entropy of each prediction module over the positions that have a target, fp32 (modules,)."""
         losses = []
         for depth, module in enumerate(self.mtp, 1):
             embedded_BTD = self.embed_tokens(shifted(targets_BT, depth - 1))
@@ -139,7 +148,7 @@ class Decoder(nn.Module):
                 losses.append(mean_cross_entropy(hidden_BTD.flatten(0, 1)[places_N], self.output_VD, targets_N))
             else:
                 losses.append(hidden_BTD.float().sum() * 0)  # every weight keeps a gradient
-        return torch.stack(losses).mean()
+        return torch.stack(losses)
 
     def token_losses(self, inputs_BT: Tensor, targets_BT: Tensor, documents_BT: Tensor | None = None) -> Tensor:
         """Cross-entropy of every target in nats, fp32 (B, T), without a gradient."""

@@ -65,3 +65,23 @@ def has_target(shape: tuple[int, int], depth: int, documents_BT: Tensor | None) 
     reach = depth + 1
     found_BT[:, : max(0, positions - reach)] = documents_BT[:, :-reach] == documents_BT[:, reach:]
     return found_BT & (documents_BT >= 0)
+
+
+def shares_of_targets(documents_BT: Tensor, rows: int, depths: int) -> list[list[float]]:
+    """What makes the mean over a batch of the means over its parts: a part counts by its targets, not by its rows.
+
+    Args:
+        documents_BT: int64, of the whole batch.
+        rows: of a part; the last one may have fewer.
+        depths: prediction modules.
+
+    Returns:
+        For each part and module, its share of the module's targets over its share of the rows; 0 where there are none.
+    """
+    batch, positions = documents_BT.shape
+    found_DB = torch.stack(
+        [has_target((batch, positions), depth, documents_BT).sum(1) for depth in range(1, depths + 1)]
+    )
+    total_D = found_DB.sum(1).clamp(min=1)
+    parts = [found_DB[:, begin : begin + rows] for begin in range(0, batch, rows)]
+    return [(part_DR.sum(1) / total_D * (batch / part_DR.shape[1])).tolist() for part_DR in parts]

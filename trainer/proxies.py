@@ -17,7 +17,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from pipelines.errors import DataError, StepError
+from pipelines.errors import DataError
 from pipelines.execute import SCRATCH
 from pipelines.files import sha256_of, write_atomically
 from pipelines.journal import record
@@ -29,6 +29,7 @@ from trainer.evaluate import EvaluateSettings, evaluate
 from trainer.loop import train
 from trainer.pool import local_workers, perform_jobs, perform_on_cluster
 from trainer.recipe import TrainRecipe
+from trainer.step import DivergedError
 
 ROUTED_TOKENS = 4096  # per domain: shares of 8 experts are then known to about half a percent
 
@@ -125,7 +126,8 @@ def train_proxies(
 
     Raises:
         DataError: ids are not unique or not names, all proxies failed, or as for `trainer.loop.train`.
-        StepError: a proxy diverged and is not spared.
+        DivergedError: a proxy diverged and is not spared.
+        StepError: a checkpoint could not be written.
     """
     _check_ids(jobs)
     swarm = _Swarm(recipe, validation, work, exam, exam.identity() if exam else None, spare)
@@ -185,11 +187,11 @@ def _train_one(job: ProxyJob, swarm: _Swarm) -> None:
         stages: list[dict[str, Any]] = outcome.metrics["stages"]
         first, last = stages[0]["first_loss"], stages[-1]["last_loss"]
         if swarm.spare and last >= first:
-            raise StepError(f"training {job.id}: the loss began at {first} and ended at {last}; lower learning_rate")
-    except StepError as error:  # not finite, or it ended where it began
+            raise DivergedError(f"training {job.id}: the loss began at {first} and ended at {last}")
+    except DivergedError as error:  # a full disk is no result: it ends the swarm, which goes on when there is room
         if not swarm.spare:
             raise
-        result["failed"] = str(error)
+        result["failed"] = error.reason
     else:
         result |= {"train_loss": last, "held_out": outcome.metrics["held_out"],
                    "domains": {stage["name"]: stage["domains"] for stage in stages}}  # fmt: skip

@@ -90,6 +90,14 @@ class Phase:
         """Tokens of the phase."""
         return self.steps * self.batch_tokens
 
+    def rows(self, micro_batch_tokens: int) -> int:
+        """Samples of one forward pass: at least one, at most a batch.
+
+        Args:
+            micro_batch_tokens: of the recipe; 0 takes the whole batch.
+        """
+        return min(self.batch_samples, max(1, (micro_batch_tokens or self.batch_tokens) // self.sequence_length))
+
 
 class StageSettings(Section):
     """One phase of the training curriculum.
@@ -134,6 +142,11 @@ class StageSettings(Section):
         for batch, length in self._shapes():
             if batch % length:
                 raise ValueError(f"batch_tokens ({batch}) must be a multiple of sequence_length ({length})")
+        if self.schedule == "wsd" and self.warmup + self.decay > 1:
+            raise ValueError(
+                f"warmup ({self.warmup:g}) and decay ({self.decay:g}) overlap: the rate would jump; "
+                "together they are at most 1"
+            )
         return self
 
     def _shapes(self) -> list[tuple[int, int]]:
@@ -288,6 +301,12 @@ class TrainRecipe(Section):
     def tokens(self) -> int:
         """Tokens trained on, all stages together."""
         return sum(stage.trained_tokens for stage in self.stages)
+
+    @property
+    def pass_tokens(self) -> int:
+        """Tokens of the largest forward pass."""
+        phases = (phase for stage in self.stages for phase in stage.phases)
+        return max(phase.rows(self.micro_batch_tokens) * phase.sequence_length for phase in phases)
 
     @property
     def training_flops(self) -> float:

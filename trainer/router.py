@@ -31,6 +31,7 @@ class Router(nn.Module):
         dropped: int64 scalar, choices dropped since then for want of capacity.
         aux_loss: sum of the weighted balance losses of the last training pass; None when there is none.
         z_loss: its weighted z-loss; None when there is none.
+        keeps_bias: the balancing bias stays as it is, as where the model is frozen but for low-rank updates.
     """
 
     e_score_correction_bias: Tensor | None
@@ -47,6 +48,7 @@ class Router(nn.Module):
         self._step_load_E: Tensor | None = None
         self.aux_loss: Tensor | None = None
         self.z_loss: Tensor | None = None
+        self.keeps_bias = False
 
     @not_compiled  # compiled code could not tell a pass from its recomputation, and would count both
     def forward(self, x_BTD: Tensor, real_BT: Tensor | None = None) -> tuple[Tensor, Tensor]:
@@ -175,7 +177,8 @@ class Router(nn.Module):
             int64 (E,): the load.
         """
         load_E = self.load_E.clone()
-        if moves and self.settings.bias_update_rate and self.e_score_correction_bias is not None:
+        moves = moves and not self.keeps_bias and self.settings.bias_update_rate > 0
+        if moves and self.e_score_correction_bias is not None:
             mean = load_E.sum() / self.experts
             self.e_score_correction_bias += self.settings.bias_update_rate * torch.sign(mean - load_E)
             if self.settings.center_bias:

@@ -6,6 +6,7 @@ its place. Logs are cut to the checkpoint before a run goes on.
 """
 
 import os
+import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -19,14 +20,14 @@ from pipelines.errors import DataError
 from pipelines.execute import SCRATCH
 from pipelines.manifest import digest_of
 from pipelines.shards import Blend
-from trainer.checkpoint import Checkpoint, read_checkpoints
+from trainer.checkpoint import Checkpoint, discard_after, read_checkpoints, tidy_checkpoints
 from trainer.checkpoint_writer import CheckpointWriter
 from trainer.device import choose_device
 from trainer.expert_load import LoadLog
 from trainer.metrics import append_line
 from trainer.model import Decoder
 from trainer.observer import StageDecision
-from trainer.optimizer import make_optimizer, optimizer_tensors, restore_optimizer
+from trainer.optimizer import MOMENTS, make_optimizer, optimizer_tensors, restore_optimizer
 from trainer.recipe import TrainRecipe
 from trainer.spike_guard import SpikeGuard
 from trainer.start import digest_of_start, first_model
@@ -122,8 +123,13 @@ class Run:
         return tensors | {f"extra.{name}": tensor for name, tensor in self.extra.items()}
 
     def restore(self, checkpoint: Checkpoint) -> None:
-        """Stand where a checkpoint was written."""
+        """Stand where a checkpoint was written.
+
+        Raises:
+            DataError: its tensors are not those of this model and optimizer.
+        """
         tensors, note = checkpoint.tensors, checkpoint.note
+        self._check(checkpoint)
         self.model.load_state_dict({n.removeprefix("model."): t for n, t in tensors.items() if n.startswith("model.")})
         restore_optimizer(self.model, self.optimizer, tensors)
         self.step = checkpoint.step
@@ -133,6 +139,20 @@ class Run:
             self.decide(int(stage), StageDecision(**decision))
         if self.guard is not None:
             self.guard.restore(note["guard"])
+
+    def _check(self, checkpoint: Checkpoint) -> None:
+        """Compare names and shapes: that a checkpoint is whole does not say that it fits, as after a change of code."""
+        needed = {f"model.{name}": tensor.shape for name, tensor in self.model.state_dict().items()}
+        moments = {f"{moment}.{n}": p.shape for n, p in self.model.named_parameters() for moment in MOMENTS}
+        free = ("extra.", "step.")  # an observer's own, and counts
+        held = {name: tensor.shape for name, tensor in checkpoint.tensors.items() if not name.startswith(free)}
+        for name in sorted(needed.keys() | held.keys()):
+            wanted, found = needed.get(name, moments.get(name)), held.get(name)
+            if found != wanted:
+                raise DataError(
+                    f"{self.work}: the checkpoint of step {checkpoint.step} does not fit: {name} has shape "
+                    f"{found and tuple(found)}, expected {wanted and tuple(wanted)}; give an empty folder"
+                )
 
 
 def begin_run(
@@ -171,13 +191,19 @@ def begin_run(
 
 
 def _go_on(run: Run) -> None:
-    for checkpoint in read_checkpoints(run.checkpoints, run.work / CHECKPOINTS):
+    folders = run.checkpoints, run.work / CHECKPOINTS
+    tidy_checkpoints(*folders)
+    for checkpoint in read_checkpoints(*folders):
         if checkpoint.note["run"] != run.identity:
             raise DataError(f"{run.work} holds checkpoints of another recipe or other data; give an empty folder")
         if _cut_logs(run, checkpoint.step, checkpoint.note["metrics_bytes"]):
             run.restore(checkpoint)
-            return
-    _cut_logs(run, 0, 0)
+            break
+    else:
+        _cut_logs(run, 0, 0)
+    if useless := discard_after(run.step, *folders):
+        names = ", ".join(sorted(path.name for path in useless))
+        print(f"loam: {names} or the logs up to there are damaged; going on after step {run.step}", file=sys.stderr)
 
 
 def compile_layers(model: Decoder) -> None:
@@ -197,8 +223,9 @@ def _cut_logs(run: Run, step: int, metrics_bytes: int) -> bool:
 
 def save_state(run: Run) -> None:
     """Begin to write a checkpoint from which `begin_run` goes on; returns when the state is copied."""
-    with run.metrics.open("rb") as file:
-        os.fsync(file.fileno())
+    for log in (run.metrics, run.loads.path) if run.loads else (run.metrics,):
+        with log.open("rb") as file:
+            os.fsync(file.fileno())  # a checkpoint never stands beside logs that a loss of power took
     note = {
         "run": run.identity, "metrics_bytes": run.metrics.stat().st_size, "notes": run.notes,
         "decisions": {str(stage): decision.as_note() for stage, decision in run.decisions.items()},

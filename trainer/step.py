@@ -2,7 +2,7 @@
 
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -15,12 +15,25 @@ from pipelines.execute import SCRATCH
 from pipelines.files import write_atomically
 from trainer.expert_load import LoadLog, summarize_load
 from trainer.model import Decoder
+from trainer.mtp import shares_of_targets
 from trainer.optimizer import set_learning_rate
 from trainer.recipe import Phase
 from trainer.run import Run
 from trainer.stream import Samples
 
 PARTS = ("ar", "total", "aux", "z", "mtp", "flow")
+
+
+class DivergedError(StepError):
+    """A training that leads nowhere: loss or gradient not finite, spikes without end, nothing learnt.
+
+    Attributes:
+        reason: in words that depend on recipe and data alone, fit for an output.
+    """
+
+    def __init__(self, reason: str, advice: str = "") -> None:
+        super().__init__(reason + advice)
+        self.reason = reason
 
 
 def train_step(run: Run, stage: int, place: int, phase: Phase, local: int) -> dict[str, Any]:
@@ -37,7 +50,7 @@ def train_step(run: Run, stage: int, place: int, phase: Phase, local: int) -> di
         Its line of metrics.
 
     Raises:
-        StepError: loss or gradient is not finite, or spikes do not end.
+        DivergedError: loss or gradient is not finite, or spikes do not end.
     """
     settings = run.recipe.stages[stage]
     first = local * phase.batch_samples
@@ -63,12 +76,16 @@ def forward_backward(run: Run, samples: Samples, phase: Phase) -> dict[str, floa
     Returns:
         Means over the batch: `ar` and, where the model has them, the other parts of its loss and their `total`.
     """
-    rows = max(1, (run.recipe.micro_batch_tokens or phase.batch_tokens) // phase.sequence_length)
+    rows = phase.rows(run.recipe.micro_batch_tokens)
+    begins = range(0, len(samples.inputs_BS), rows)
+    further: Sequence[Sequence[float] | None] = [None] * len(begins)
+    if run.recipe.separate_documents and run.model.mtp and len(begins) > 1:  # else all rows have as many targets
+        further = shares_of_targets(torch.from_numpy(samples.documents_BS), rows, len(run.model.mtp))
     sums = torch.zeros(len(PARTS), device=run.device)
-    for begin in range(0, len(samples.inputs_BS), rows):
+    for begin, weights in zip(begins, further, strict=True):
         inputs_BS, targets_BS = (_moved(a, begin, rows, run) for a in (samples.inputs_BS, samples.targets_BS))
         documents_BS = _moved(samples.documents_BS, begin, rows, run) if run.recipe.separate_documents else None
-        losses = run.model.loss(inputs_BS, targets_BS, documents_BS)
+        losses = run.model.loss(inputs_BS, targets_BS, documents_BS, weights)
         share = len(inputs_BS) / phase.batch_samples
         (losses.total * share).backward()
         sums += torch.stack([getattr(losses, name).detach() for name in PARTS]) * share
@@ -101,7 +118,7 @@ def finish_step(
         Its line of metrics.
 
     Raises:
-        StepError: loss or gradient is not finite, or spikes do not end.
+        DivergedError: loss or gradient is not finite, or spikes do not end.
     """
     grad_norm = float(torch.nn.utils.clip_grad_norm_(run.model.parameters(), run.recipe.grad_clip))
     if not all(map(math.isfinite, (*losses.values(), grad_norm))):
@@ -110,10 +127,10 @@ def finish_step(
     if reason is None:
         run.optimizer.step()
     elif run.guard and run.guard.in_a_row >= run.guard.settings.most_in_a_row:
-        raise StepError(
+        raise DivergedError(
             f"training {run.recipe.name}: spikes in a row at step {run.step + 1} (stage {stage}): "
-            f"{run.guard.in_a_row}, the last: {reason}; lower learning_rate, or raise spikes.sigmas or "
-            "spikes.most_in_a_row, then run again"
+            f"{run.guard.in_a_row}, the last: {reason}",
+            "; lower learning_rate, or raise spikes.sigmas or spikes.most_in_a_row, then run again",
         )
     run.step += 1
     line: dict[str, Any] = {"kind": "step", "step": run.step, "stage": stage, "loss": round(losses["ar"], 6)}
@@ -142,7 +159,7 @@ def _rebalance(model: Decoder, loads: LoadLog, moves: bool) -> dict[str, dict[st
 
 def _not_finite(
     run: Run, stage: str, losses: Mapping[str, float], grad_norm: float, samples: Samples | None
-) -> StepError:
+) -> DivergedError:
     """The error of a step that is not finite; its batch is kept for whoever looks for the reason."""
     step = run.step + 1
     kept = ""
@@ -162,7 +179,8 @@ def _not_finite(
         }  # fmt: skip
         write_atomically(folder / "about.json", (json.dumps(about, indent=1) + "\n").encode())
         kept = f"; its batch is in {folder}"
-    return StepError(
-        f"training {run.recipe.name}: step {step} (stage {stage}) has loss {losses['ar']} and gradient "
-        f"norm {grad_norm}; lower learning_rate or grad_clip, then run again{kept}"
+    return DivergedError(
+        f"training {run.recipe.name}: step {step} (stage {stage}) has loss {losses['ar']} "
+        f"and gradient norm {grad_norm}",
+        f"; lower learning_rate or grad_clip, then run again{kept}",
     )

@@ -174,7 +174,9 @@ class TrainingData:
     Args:
         recipe: stages and seed.
         blends: of each stage.
-        replay: share of replayed samples that a stage has at least; asked when the stage's first phase is made.
+
+    Attributes:
+        least_replay: share of replayed samples that each stage has at least; read when a phase of it is made.
 
     Raises:
         DataError: a shard is missing, damaged or empty.
@@ -255,7 +257,7 @@ def _key(shard: Shard) -> tuple[str, str]:
 
 
 def check_epochs(stages: Sequence[StageSettings], blends: Sequence[Blend], cap: float | None) -> None:
-    """Refuse a plan that passes over a domain more often than allowed.
+    """Refuse a plan that passes over a domain more often than allowed; what is replayed does not count.
 
     Args:
         stages: of the recipe.
@@ -267,7 +269,7 @@ def check_epochs(stages: Sequence[StageSettings], blends: Sequence[Blend], cap: 
     """
     passes: dict[str, float] = {}
     for stage, blend in zip(stages, blends, strict=True):
-        for name, epochs in blend.epochs(stage.trained_tokens).items():
+        for name, epochs in blend.epochs(round(stage.trained_tokens * (1 - stage.replay))).items():
             passes[name] = passes.get(name, 0.0) + epochs
     worst = max(passes, key=lambda name: passes[name])
     if cap is not None and passes[worst] > cap * CAP_TOLERANCE:

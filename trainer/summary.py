@@ -1,6 +1,7 @@
 """`training.json`: a run's own numbers, read back from its files, so that a resumed run gives the same."""
 
 import json
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from pipelines.files import write_atomically
@@ -26,7 +27,7 @@ def write_summary(run: Run) -> dict[str, Any]:
     }  # fmt: skip
     if "lora" in run.notes:
         summary["lora"] = run.notes["lora"]
-    if skipped := _skipped(steps):
+    if skipped := skipped_ranges(steps):
         summary["skipped"] = skipped
     if decisions := {number: decision for number, decision in run.decisions.items() if decision.reason}:
         summary["decisions"] = {run.recipe.stages[n].name: decision.as_note() for n, decision in decisions.items()}
@@ -62,8 +63,12 @@ def _totals(stages: list[dict[str, Any]]) -> dict[str, dict[str, float]]:
     return totals
 
 
-def _skipped(steps: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Ranges of skipped steps, with the numbers of the samples that were not learnt from."""
+def skipped_ranges(steps: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """Ranges of skipped steps, with the numbers of the samples that were not learnt from.
+
+    Args:
+        steps: the lines of `metrics.jsonl` that are steps.
+    """
     ranges: list[dict[str, Any]] = []
     for line in steps:
         if (skip := line.get("skipped")) is None:

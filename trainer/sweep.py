@@ -18,7 +18,7 @@ from typing import Any
 
 import numpy as np
 
-from pipelines.errors import DataError, StepError
+from pipelines.errors import DataError
 from pipelines.execute import SCRATCH
 from pipelines.files import write_atomically
 from pipelines.manifest import digest_of
@@ -29,6 +29,7 @@ from trainer.metrics import read_metrics
 from trainer.pool import local_workers, perform_jobs, perform_on_cluster
 from trainer.proxies import absolute, absolute_blend
 from trainer.recipe import TrainRecipe
+from trainer.step import DivergedError
 from trainer.sweep_recipe import SweepRecipe, Trial
 
 LEVEL = 0.95  # of all intervals of a sweep together
@@ -101,7 +102,8 @@ def run_sweep(
 
     Raises:
         DataError: the target is not measured, every trial failed, or as for `trainer.loop.train`.
-        StepError: a trial diverged and is not spared.
+        DivergedError: a trial diverged and is not spared.
+        StepError: a checkpoint could not be written.
     """
     _check_target(sweep.target, validation)
     trials = sweep.trials(vocab_size)
@@ -144,11 +146,11 @@ def _train_trial(trial: Trial, data: SweepData, spare: bool) -> None:
         outcome = train(trial.recipe, data.blends, folder, data.validation)
         stages = outcome.metrics["stages"]
         if spare and stages[-1]["last_loss"] >= stages[0]["first_loss"]:
-            raise StepError(f"the loss began at {stages[0]['first_loss']} and ended at {stages[-1]['last_loss']}")
-    except StepError as error:  # not finite, or it ended where it began
+            raise DivergedError(f"the loss began at {stages[0]['first_loss']} and ended at {stages[-1]['last_loss']}")
+    except DivergedError as error:  # a full disk is no result: it ends the sweep, which goes on when there is room
         if not spare:
             raise
-        result["failed"] = str(error)
+        result["failed"] = error.reason
     else:
         held_out = outcome.metrics.get("held_out", {})
         result |= {"train_loss": stages[-1]["last_loss"],

@@ -26,12 +26,13 @@ class TensorFiles:
     Args:
         place: folder, whose `model.safetensors.index.json` names the files if there is one, or a file.
         prefix: only tensors whose names begin so are seen, under what is left of their names.
+        without: of those, the ones whose whole names begin so are not; empty leaves none out.
 
     Raises:
         DataError: there is none, one that the index names is missing, or a file cannot be read.
     """
 
-    def __init__(self, place: Path, prefix: str = "") -> None:
+    def __init__(self, place: Path, prefix: str = "", without: str = "") -> None:
         self.place, self._prefix = place, prefix
         self._shapes: dict[str, Shape] = {}
         self._file_of: dict[str, Path] = {}
@@ -40,7 +41,7 @@ class TensorFiles:
         for file in [place] if place.is_file() else _files_of(place):
             with _opened(file) as header:
                 for whole in header.keys():  # noqa: SIM118  (not a mapping)
-                    if whole.startswith(prefix):
+                    if whole.startswith(prefix) and not (without and whole.startswith(without)):
                         name = whole.removeprefix(prefix)
                         self._shapes[name] = tuple(header.get_slice(whole).get_shape())
                         self._file_of[name] = file

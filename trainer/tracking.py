@@ -18,7 +18,14 @@ from trainer.metrics import read_metrics
 from trainer.provenance import PROVENANCE, read_provenance
 from trainer.telemetry import TELEMETRY, read_telemetry
 
-LOSSES = {"loss": "loss/ar", "total": "loss/total", "aux": "loss/aux", "z": "loss/z", "mtp": "loss/mtp"}
+LOSSES = {
+    "loss": "loss/ar",
+    "total": "loss/total",
+    "aux": "loss/aux",
+    "z": "loss/z",
+    "mtp": "loss/mtp",
+    "flow": "loss/flow",
+}
 RATES = {"lr": "optimizer/lr", "grad_norm": "optimizer/grad_norm", "tokens": "progress/tokens"}
 SPEED = {
     "tokens_per_s": "speed/tokens_per_s", "flops_per_s": "speed/flops_per_s", "mfu": "speed/mfu",

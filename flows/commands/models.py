@@ -204,6 +204,7 @@ def train(
     from flows.ablate_show import find_mixture
     from flows.commands.runs import run_until
     from flows.train_verb import train_on
+    from flows.training_report import PAGE, write_training_report
     from trainer.recipe import TrainRecipe
 
     if kind_of(recipe) == "run":
@@ -218,8 +219,15 @@ def train(
     settings = load_recipe(recipe, TrainRecipe, sets or ())
     weights = find_mixture(mixture) if mixture is not None else None
     given = {"mixture": weights, "tokenizer": tokenizer}
-    run_verb("train", out, settings, documents_of([str(data)]),
-             lambda work: train_on(settings, data, weights, tokenizer, work), as_json, digests_of(given))  # fmt: skip
+
+    def action(work: Path) -> Outcome:
+        outcome = train_on(settings, data, weights, tokenizer, work)
+        write_training_report(work)
+        return outcome
+
+    run_verb("train", out, settings, documents_of([str(data)]), action, as_json, digests_of(given))
+    if not as_json:
+        typer.echo(f"report: {out / PAGE}")
 
 
 def import_(

@@ -125,10 +125,14 @@ def show(run: RunFolder, as_json: AsJson = False) -> None:
 
 
 def report(run: RunFolder, out: Annotated[Path | None, typer.Option("--out", "-o", help="HTML file")] = None) -> None:
-    """Write the report of a run again, as one HTML file, and print where it is."""
+    """Write the report of a run, or of what `loam train` wrote, as one HTML file, and print where it is."""
     from flows.report import write_report
     from flows.show import find_run
+    from flows.training_report import training_of, write_training_report
 
+    if (training := training_of(run)) is not None:
+        typer.echo(str(write_training_report(training, out)))
+        return
     folder = find_run(run)
     target = out or folder / "report.html"
     write_report(folder, target)

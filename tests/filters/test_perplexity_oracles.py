@@ -10,7 +10,13 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
-from transformers import PreTrainedTokenizerFast, Qwen2Config, Qwen2ForCausalLM
+from transformers import (
+    DeepseekV3Config,
+    DeepseekV3ForCausalLM,
+    PreTrainedTokenizerFast,
+    Qwen2Config,
+    Qwen2ForCausalLM,
+)
 
 from filters.perplexity import PerplexitySettings, score_perplexity
 
@@ -34,12 +40,32 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
         num_key_value_heads=1, max_position_embeddings=128, initializer_range=0.2, bos_token_id=256, eos_token_id=256,
     )  # fmt: skip
     Qwen2ForCausalLM(config).save_pretrained(folder)
+    write_tokenizer(folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def latent_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A random dense DeepSeek-V3, whose latent attention vLLM's CPU build rotates rightly without its kernel only."""
+    torch.manual_seed(0)
+    folder = tmp_path_factory.mktemp("latent")
+    config = DeepseekV3Config(
+        vocab_size=300, hidden_size=64, intermediate_size=96, num_hidden_layers=2, num_attention_heads=2,
+        num_key_value_heads=2, max_position_embeddings=128, initializer_range=0.2, bos_token_id=256, eos_token_id=256,
+        kv_lora_rank=48, q_lora_rank=None, qk_nope_head_dim=16, qk_rope_head_dim=16, v_head_dim=24,
+        first_k_dense_replace=2,
+    )  # fmt: skip
+    DeepseekV3ForCausalLM(config).save_pretrained(folder)
+    write_tokenizer(folder)
+    return folder
+
+
+def write_tokenizer(folder: Path) -> None:
     vocabulary = {symbol: number for number, symbol in enumerate(sorted(pre_tokenizers.ByteLevel.alphabet()))}
     tokenizer = Tokenizer(models.BPE(vocab=vocabulary, merges=[]))
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokenizer.decoder = decoders.ByteLevel()
     PreTrainedTokenizerFast(tokenizer_object=tokenizer, eos_token="<|endoftext|>").save_pretrained(folder)
-    return folder
 
 
 def scores(model: Path, tmp_path: Path, name: str, **settings) -> pa.Table:
@@ -68,7 +94,9 @@ def test_sums_agree_with_lm_evaluation_harness(model: Path, tmp_path: Path):
 
 @pytest.mark.slow
 @needs_vllm
-def test_sums_agree_with_vllm(model: Path, tmp_path: Path):
+@pytest.mark.parametrize("name", ["model", "latent_model"])
+def test_sums_agree_with_vllm(name: str, tmp_path: Path, request: pytest.FixtureRequest):
+    model = request.getfixturevalue(name)
     importlib.import_module("numba")  # as after kernels ran in this process, which vLLM's start must bear
     settings = {"long_documents": "disjoint", "max_tokens": 100}
     mine = scores(model, tmp_path, "transformers", **settings)

@@ -221,15 +221,15 @@ def test_shards_that_are_not_there_are_told(fails: Fails, tmp_path: Path):
 
 
 def test_a_proxy_that_diverges_is_left_out_and_told(works: Works, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    from pipelines.errors import StepError
     from trainer import proxies
+    from trainer.step import DivergedError
 
     write_recipe(tmp_path / "r.yaml", write_shards(tmp_path / "sh"), "against: []\nconfirm_seeds: 2")
     train = proxies.train
 
     def diverge(recipe: Any, blend: Any, folder: Path, validation: Any) -> Any:
         if folder.name in ("mix-0002", "proposal-seed4"):
-            raise StepError(f"training {recipe.name}: step 3 (stage main) has loss nan")
+            raise DivergedError(f"training {recipe.name}: step 3 (stage main) has loss nan")
         return train(recipe, blend, folder, validation)
 
     monkeypatch.setattr(proxies, "train", diverge)

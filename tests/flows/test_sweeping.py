@@ -89,7 +89,8 @@ def test_workers_and_sigkill_change_no_byte(works: Works, data: Path, tmp_path: 
 def test_a_trial_that_diverges_is_told(works: Works, data: Path, tmp_path: Path) -> None:
     sets = ("--set", "grid={stages.*.learning_rate: [1e-2, 1e30]}", "--set", "seeds=[0]")
     done = works("sweep", "rates.yaml", "--data", data, "--out", "out", *sets)
-    assert len(done["metrics"]["failed"]) == 1
+    [reason] = done["metrics"]["failed"].values()
+    assert reason.endswith("norm nan")  # no word of where the batch lay, which is another place each time
     points = json.loads((tmp_path / "out" / "sweep.json").read_text())["points"]
     assert [point["verdict"] for point in points] == ["best", "failed"]
 

@@ -37,7 +37,7 @@ def plain(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, documents: torch.Te
     return found
 
 
-@pytest.mark.parametrize("value_dim", [8, 6])
+@pytest.mark.parametrize("value_dim", [8, 6, 13])
 def test_attention_is_the_sum_written_out(value_dim: int):
     draw = torch.Generator().manual_seed(0)
     q, k, v = (torch.randn(2, 9, h, c, generator=draw) for h, c in ((4, 8), (2, 8), (2, value_dim)))

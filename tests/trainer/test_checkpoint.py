@@ -5,7 +5,15 @@ import pytest
 import torch
 
 from pipelines.errors import DataError
-from trainer.checkpoint import load_checkpoint, load_model, read_checkpoints, save_model, write_checkpoint
+from trainer.checkpoint import (
+    discard_after,
+    load_checkpoint,
+    load_model,
+    read_checkpoints,
+    save_model,
+    tidy_checkpoints,
+    write_checkpoint,
+)
 from trainer.model import new_model
 from trainer.model_recipe import ModelSettings
 
@@ -29,7 +37,7 @@ def test_two_are_kept_newest_first(tmp_path: Path):
     assert [(c.step, c.note["mark"], c.tensors["x"][0].item()) for c in found] == [(100, 100, 100.0), (10, 10, 10.0)]
 
 
-@pytest.mark.parametrize("damage", ["byte", "cut", "json", "gone"])
+@pytest.mark.parametrize("damage", ["byte", "cut", "json", "note", "list", "gone"])
 def test_a_damaged_one_falls_back(tmp_path: Path, damage: str):
     write(tmp_path, 1, 2)
     last = tmp_path / "step-000000002"
@@ -39,9 +47,43 @@ def test_a_damaged_one_falls_back(tmp_path: Path, damage: str):
         (last / "state.safetensors").write_bytes((last / "state.safetensors").read_bytes()[:20])
     elif damage == "json":
         (last / "state.json").write_text('{"step": ')
+    elif damage == "note":
+        text = (last / "state.json").read_text()
+        (last / "state.json").write_text(text.replace('"mark": 2', '"mark": 3'))
+    elif damage == "list":
+        (last / "state.json").write_text("[]")
     else:
         (last / "state.safetensors").unlink()
     assert [c.step for c in read_checkpoints(tmp_path)] == [1]
+
+
+@pytest.mark.parametrize("kept", [1, 2])
+def test_a_damaged_one_beyond_is_not_counted_among_those_kept(tmp_path: Path, kept: int):
+    write(tmp_path, 10, 20)
+    flip_a_byte(tmp_path / "step-000000020" / "state.safetensors")
+    write_checkpoint(tmp_path, 15, {"x": torch.ones(1)}, {}, kept=kept)
+    assert [c.step for c in read_checkpoints(tmp_path)] == [15, 10][:kept]
+
+
+def test_what_lies_beyond_is_discarded_and_named(tmp_path: Path):
+    write(tmp_path / "a", 10, 20)
+    write(tmp_path / "b", 12, 18)
+    gone = discard_after(12, tmp_path / "a", tmp_path / "b")
+    assert sorted(path.name for path in gone) == ["step-000000018", "step-000000020"]
+    assert [c.step for c in read_checkpoints(tmp_path / "a", tmp_path / "b")] == [12, 10]
+
+
+@pytest.mark.parametrize("published", [False, True])
+def test_a_kill_while_one_takes_anothers_place_loses_neither(tmp_path: Path, published: bool):
+    write(tmp_path, 7)
+    (tmp_path / "step-000000007").rename(tmp_path / ".step-000000007.old")
+    if published:  # killed before the old one was removed, else before the new one had its name
+        write_checkpoint(tmp_path / "other", 7, {"x": torch.zeros(1)}, {"mark": "new"})
+        (tmp_path / "other" / "step-000000007").rename(tmp_path / "step-000000007")
+    (tmp_path / ".step-000000008.tmp").mkdir()
+    tidy_checkpoints(tmp_path)
+    assert [c.note["mark"] for c in read_checkpoints(tmp_path)] == ["new" if published else 7]
+    assert not list(tmp_path.glob(".step-*"))
 
 
 def test_a_half_written_folder_is_not_seen(tmp_path: Path):
@@ -78,6 +120,10 @@ def test_a_wrong_shape_is_named(tmp_path: Path):
     save_model(tmp_path, new_model(SETTINGS, 0))
     about = json.loads((tmp_path / "recipe.json").read_text())
     about["model"]["ffn_width"] = 24
+    (tmp_path / "recipe.json").write_text(json.dumps(about))
+    with pytest.raises(DataError, match=r"recipe\.json: it was changed after it was written"):
+        load_checkpoint(tmp_path)
+    del about["digest"]
     (tmp_path / "recipe.json").write_text(json.dumps(about))
     with pytest.raises(
         DataError, match=r"layers\.0\.mlp\.down_proj\.weight: expected shape \(16, 24\), found \(16, 16\)"

@@ -1,3 +1,4 @@
+import resource
 from pathlib import Path
 
 import pytest
@@ -58,3 +59,20 @@ def test_a_checkpoint_that_cannot_be_written_is_told_at_the_next(writer: Checkpo
     writer.save(1, {"x": torch.ones(1)}, {}, stays=False)
     with pytest.raises(StepError, match=r"could not be written to .*run again to resume"):
         writer.save(2, {"x": torch.ones(1)}, {}, stays=False)
+
+
+def test_a_full_disk_is_told_in_one_line_and_leaves_the_one_before(writer: CheckpointWriter, tmp_path: Path):
+    writer.save(1, {"x": torch.ones(1)}, {}, stays=False)
+    writer.wait()
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1 << 20, before[1]))  # what a full disk is to the writer
+    try:
+        writer.save(2, {"x": torch.ones(1 << 20)}, {}, stays=False)
+        with pytest.raises(StepError, match=r"could not be written to .*make room and run again to resume"):
+            writer.wait()
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert steps_in(tmp_path / "rolling") == [1]
+    writer.save(2, {"x": torch.ones(1 << 20)}, {}, stays=False)
+    writer.wait()
+    assert steps_in(tmp_path / "rolling") == [2, 1]

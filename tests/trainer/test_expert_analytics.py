@@ -133,6 +133,23 @@ def test_a_training_is_analysed(tmp_path: Path, shards: ShardSet):
         assert one["by_class"]["share_CE"] == one["by_domain"]["share_CE"]  # here a token's class is its domain
 
 
+@pytest.mark.parametrize("change", [
+    {"flow_matching": {"width": 8}}, {"lora": {"rank": 2}}, {"lora": {"rank": 2, "targets": ["layers.*.mlp.gate.*"]}},
+])  # fmt: skip
+def test_what_is_trained_beside_a_model_does_not_hide_its_experts(tmp_path: Path, shards: ShardSet, change: dict):
+    recipe = TrainRecipe.model_validate({**RECIPE.model_dump(exclude={"lora", "flow_matching"}), **change})
+    train(recipe, Blend.of({"even": 0.5, "odd": 0.5}, shards), tmp_path / "work", shards)
+    found = analyse(tmp_path / "work", shards, 90, None, ())
+    assert set(found["saturation"]["32"].values()) == {1.0}
+    last = tmp_path / "work" / "checkpoints" / "step-000000032"
+    if "lora" in change:
+        with pytest.raises(DataError, match="holds low-rank updates apart from their weights; take final/"):
+            load_model(last)
+    else:
+        ours, final = load_model(last).state_dict(), load_model(tmp_path / "work" / "final").state_dict()
+        assert all(torch.equal(tensor, final[name]) for name, tensor in ours.items())
+
+
 def test_choices_are_those_of_the_router_itself(tmp_path: Path, shards: ShardSet):
     train(RECIPE, Blend.of({"even": 0.5, "odd": 0.5}, shards), tmp_path / "work", shards)
     model = load_model(tmp_path / "work" / "final")

@@ -59,6 +59,18 @@ CASES: dict[str, tuple[str, dict[str, Any]]] = {
     "deepseek_v3 halves": ("deepseek_v3", {**LATENT, **ROUTED, "q_lora_rank": 24, "n_group": 2, "topk_group": 1,
                                            "rope_interleave": False, "norm_topk_prob": False,
                                            "tie_word_embeddings": True}),
+    "llama one key head": ("llama", {"num_key_value_heads": 1, "head_dim": 6}),
+    "qwen3 yarn wide": ("qwen3", {"num_key_value_heads": 1, "head_dim": 10, "rope_parameters": {
+        **YARN, "factor": 40.0, "mscale": 0.7, "mscale_all_dim": 1.3, "beta_fast": 4.0, "beta_slow": 0.5}}),
+    "olmoe all experts tied": ("olmoe", {"num_experts": 4, "num_experts_per_tok": 4, "tie_word_embeddings": True}),
+    "mixtral one expert": ("mixtral", {"num_local_experts": 5, "num_experts_per_tok": 1, "head_dim": 10}),
+    "dots1 groups": ("dots1", {**ROUTED, "head_dim": 10, "n_group": 2, "topk_group": 1, "first_k_dense_replace": 0,
+                               "norm_topk_prob": False, "sliding_window": None}),
+    "deepseek_v2 wide values": ("deepseek_v2", {**LATENT, **ROUTED, "q_lora_rank": None, "v_head_dim": 26,
+                                                "rope_parameters": {**YARN, "mscale": 0.7}}),
+    "deepseek_v2 dense": ("deepseek_v2", {**LATENT, **ROUTED, "q_lora_rank": 7, "first_k_dense_replace": 3}),
+    "deepseek_v3 wide values": ("deepseek_v3", {**LATENT, **ROUTED, "q_lora_rank": 5, "v_head_dim": 26, "n_group": 4,
+                                                "topk_group": 3, "rope_parameters": {**YARN, "mscale_all_dim": 0.7}}),
 }  # fmt: skip
 
 
@@ -220,6 +232,18 @@ def test_what_only_training_uses_makes_no_other_family():
     _, shape = shape_of(PUBLISHED["DeepSeek-V3"][1], "V3")
     router = shape.router.model_copy(update={"bias_update_rate": 0.1, "sequence_aux_loss": 0.2, "capacity_factor": 1.5})
     assert family_of(shape.model_copy(update={"router": router, "initial_std": 0.1})).model_type == "deepseek_v3"
+
+
+@pytest.mark.parametrize("change", [{}, {"mtp_layers": 1}, {"shared_experts": 0}])
+def test_latent_attention_without_experts_is_exported_dense(tmp_path: Path, change: dict[str, int]):
+    """Its configuration must not tell transformers of experts that no file holds."""
+    shape = shape_of({**PUBLISHED["DeepSeek-V2-Lite"][1], **SHAPE, **LATENT}, "")[1]
+    dense = shape.model_copy(update={"experts": 0, "router": RouterSettings(), **change})
+    save_model(tmp_path / "native", new_model(dense, 0))
+    export_hf(tmp_path / "native", tmp_path / "hf")
+    assert check_export(tmp_path / "native", tmp_path / "hf", TOKENS) <= 1e-5
+    import_hf(tmp_path / "hf", tmp_path / "back")
+    assert load_model(tmp_path / "back" / "final").settings.experts == 0
 
 
 def test_a_copy_that_differs_is_refused(tmp_path: Path):

@@ -18,6 +18,7 @@ from trainer.fine_tune import FineTuneSettings, fine_tune, recipe_of
 from trainer.lora import merge
 from trainer.lora_adapter import load_adapter
 from trainer.model_recipe import ModelSettings
+from trainer.router_settings import RouterSettings
 
 ROOT = Path(__file__).resolve().parents[2]
 QUICK = {"tokens": 2048, "sequence_length": 32, "batch_tokens": 128, "learning_rate": 5e-3, "precision": "fp32",
@@ -124,6 +125,44 @@ def test_a_model_of_another_shape_is_refused(tmp_path: Path):
     wider = recipe_of(FineTuneSettings(tokens=2048), shape.model_copy(update={"ffn_width": 32}), "wider")
     with pytest.raises(DataError, match=r"down_proj.weight is \(16, 24\), the recipe's model has \(16, 32\)"):
         first_model(wider, torch.float32, tmp_path / "start")
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"norm_eps": 1e-3}, "norm_eps is 1e-06, the recipe's model has 0.001; give"),
+        ({"router": RouterSettings(scaling=2.5)}, "router.scaling is 1.0, the recipe's model has 2.5; give"),
+        ({"experts_per_token": 1}, "experts_per_token is 2, the recipe's model has 1; give"),
+        ({"rope_theta": 1e6}, r"rope_theta is 10000.0, the recipe's model has 1000000.0 \(with a longer"),
+        ({"rope_theta": 1e6, "max_sequence": 128}, None),
+        ({"router": RouterSettings(aux_loss=0.1, capacity_factor=1.5), "max_sequence": 16, "mtp_weight": 0.1}, None),
+    ],
+)
+def test_the_same_tensors_are_not_taken_for_another_model(tmp_path: Path, change: dict, message: str | None):
+    from trainer.model import new_model
+    from trainer.start import first_model
+
+    shape = ModelSettings(layers=2, width=16, heads=2, kv_heads=1, head_dim=8, ffn_width=24, vocab_size=32,
+                          max_sequence=64, experts=4, expert_width=8)  # fmt: skip
+    save_model(tmp_path / "start", new_model(shape, seed=0))
+    recipe = recipe_of(FineTuneSettings(tokens=2048, sequence_length=16), shape, "tuned")
+    recipe = recipe.model_copy(update={"model": shape.model_copy(update=change)})
+    if message is None:
+        first_model(recipe, torch.float32, tmp_path / "start")
+        return
+    with pytest.raises(DataError, match=message):
+        first_model(recipe, torch.float32, tmp_path / "start")
+
+
+def test_a_balancing_bias_stays_unless_asked():
+    shape = ModelSettings(layers=1, width=16, heads=2, kv_heads=1, head_dim=8, ffn_width=24, experts=4, expert_width=8)
+    softmax = shape.model_copy(update={"router": RouterSettings(score="softmax")})
+    rates = [
+        recipe_of(FineTuneSettings(tokens=2048, bias_update_rate=rate), one, "").model.router.bias_update_rate
+        for one in (shape, softmax)
+        for rate in (0.0, 1e-4)
+    ]
+    assert rates == [0.0, 1e-4, 0.0, 0.0]
 
 
 def test_what_cannot_be_is_said(olmoe: Path, documents: Path, tmp_path: Path):

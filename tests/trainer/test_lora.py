@@ -210,3 +210,32 @@ def test_peft_computes_the_same(settings: ModelSettings, tmp_path: Path):
     tuned.save_pretrained(tmp_path / "theirs")
     again = load_adapter(tmp_path / "theirs", new_model(settings, seed=1))
     assert torch.equal(logits(again), logits(model))
+
+
+@pytest.mark.parametrize("targets", [LoraSettings().targets, ("layers.*.mlp.gate.weight",)], ids=["default", "routers"])
+def test_an_adapter_on_the_base_is_the_merged_model_after_training(targets: tuple[str, ...], tmp_path: Path):
+    """What an adapter cannot hold, the balancing bias, must not have moved."""
+    model = new_model(SPARSE, seed=1)
+    add_lora(model, LoraSettings(rank=2, targets=targets), seed=2)
+    optimizer = torch.optim.SGD([p for p in model.parameters() if p.requires_grad], lr=1.0)
+    for _ in range(4):
+        optimizer.zero_grad()
+        model.train().loss(TOKENS[:, :-1], TOKENS[:, 1:]).total.backward()
+        optimizer.step()
+        assert int(sum(router.rebalance() for router in model.routers().values()).sum()) > 0
+    save_adapter(tmp_path, model)
+    alone, merged = load_adapter(tmp_path, new_model(SPARSE, seed=1)), merge(model)
+    assert torch.equal(logits(alone), logits(merged))
+    merged.train().loss(TOKENS[:, :-1], TOKENS[:, 1:])
+    merged.routers()[1].rebalance()
+    assert merged.routers()[1].e_score_correction_bias.any()  # a whole model is balanced again
+
+
+def test_every_kind_is_named():
+    """A gate of the shared expert and a module for further tokens are no dense layer and no embedding."""
+    shape = SPARSE.model_copy(update={"shared_gate": True, "mtp_layers": 1, "tie_embeddings": False})
+    lora = LoraSettings(rank=1, targets=("*.eh_proj.weight", "*.shared_expert_gate.weight"))
+    found = add_lora(new_model(shape, seed=0), lora, seed=0).by_kind
+    assert found["further tokens"] == 1.0
+    assert 0 < found["shared experts"] < 1
+    assert found["dense feed-forward"] == found["embeddings"] == 0.0

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from pipelines.encode import EncodeSettings, encode
-from pipelines.errors import DataError
+from pipelines.errors import DataError, StepError
 from pipelines.indexed import IndexedWriter, load_shards
 from pipelines.recipe import find_recipe, load_recipe
 from pipelines.shards import Blend, ShardSet
@@ -69,6 +69,30 @@ def test_a_failing_proxy_is_a_clean_error(tmp_path: Path):
     shards = shards_of(tmp_path / "shards")
     with pytest.raises(DataError, match="the cap is 1"):
         train_proxies(jobs_of(shards), RECIPE.model_copy(update={"epoch_cap": 1.0}), shards, tmp_path / "w", workers=2)
+
+
+def test_a_proxy_that_diverges_is_told_without_a_place(tmp_path: Path):
+    shards = shards_of(tmp_path / "shards")
+    stages = [RECIPE.stages[0].model_copy(update={"learning_rate": 1e30, "warmup": 0.0, "tokens": 256})]
+    broken = RECIPE.model_copy(update={"stages": stages})
+    for name in ("here", "there"):
+        with pytest.raises(DataError, match=r"all 1 proxies failed; the first: .* has loss .* and gradient norm nan$"):
+            train_proxies(jobs_of(shards)[:1], broken, shards, tmp_path / name, spare=True)
+    assert outputs(tmp_path / "here") == outputs(tmp_path / "there")
+    assert "failed" in json.loads((tmp_path / "here" / "proxies" / "z-even.json").read_text())
+
+
+def test_a_full_disk_is_no_result_of_a_proxy(tmp_path: Path):
+    shards, work = shards_of(tmp_path / "shards"), tmp_path / "work"
+    jobs, recipe = jobs_of(shards)[:1], RECIPE.model_copy(update={"checkpoint_every": 5})
+    scratch = work / ".scratch" / "proxies" / "z-even" / ".scratch"
+    scratch.mkdir(parents=True)
+    (scratch / "checkpoints").write_text("no checkpoint can be written here")
+    with pytest.raises(StepError, match="make room and run again"):
+        train_proxies(jobs, recipe, shards, work, spare=True)
+    assert not list(work.glob("proxies/*"))
+    (scratch / "checkpoints").unlink()
+    assert "failed" not in json.dumps(train_proxies(jobs, recipe, shards, work).metrics)
 
 
 @pytest.mark.parametrize(("ids", "problem"), [(["a", "a"], "two proxies are called 'a'"), (["../a"], "proxy id")])

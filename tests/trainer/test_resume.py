@@ -10,10 +10,12 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 
+from pipelines.errors import DataError
 from pipelines.indexed import IndexedWriter, load_shards
 from pipelines.shards import Blend, ShardSet
-from trainer.checkpoint import load_checkpoint, read_checkpoints
+from trainer.checkpoint import load_checkpoint, read_checkpoints, write_checkpoint
 from trainer.loop import train
 from trainer.metrics import read_metrics
 from trainer.observer import Observer, StageDecision
@@ -212,6 +214,46 @@ def test_a_damaged_newest_checkpoint_falls_back(undisturbed, shards: ShardSet, t
     (newest / "state.safetensors").write_bytes(b"torn")
     run_on(recipe, shards, tmp_path)
     assert published(tmp_path) == files
+
+
+def test_what_comes_after_a_damaged_checkpoint_is_kept_though_one_alone_is(
+    undisturbed, shards: ShardSet, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
+    recipe, files = undisturbed
+    alone = recipe.model_copy(update={"checkpoints_kept": 1})
+    with pytest.raises(Killed):
+        run_on(alone, shards, tmp_path, KillAt(11))
+    folder = tmp_path / ".scratch" / "checkpoints"
+    (folder / "step-000000009" / "state.safetensors").write_bytes(b"torn")
+    with pytest.raises(Killed):
+        run_on(alone, shards, tmp_path, KillAt(5))
+    assert "loam: step-000000009 or the logs up to there are damaged; going on after step 0" in capsys.readouterr().err
+    assert [checkpoint.step for checkpoint in read_checkpoints(folder)] == [3]
+    run_on(alone, shards, tmp_path)
+    assert published(tmp_path).keys() == files.keys()
+    assert published(tmp_path)["metrics.jsonl"] == files["metrics.jsonl"]
+
+
+def test_a_checkpoint_that_does_not_fit_is_refused(undisturbed, shards: ShardSet, tmp_path: Path):
+    recipe, _ = undisturbed
+    with pytest.raises(Killed):
+        run_on(recipe, shards, tmp_path, KillAt(5))
+    folder = tmp_path / ".scratch" / "checkpoints"
+    [found] = read_checkpoints(folder)
+    moment = next(name for name in found.tensors if name.startswith("exp_avg."))
+    for name in ("model.norm.weight", moment, "model.stray.weight"):
+        changed = {**found.tensors, name: torch.zeros(3)}
+        write_checkpoint(folder, found.step, changed, found.note)
+        with pytest.raises(DataError, match=rf"step 3 does not fit: {name} has shape .*, expected"):
+            run_on(recipe, shards, tmp_path)
+
+
+def test_other_held_out_text_is_another_run(undisturbed, shards: ShardSet, tmp_path: Path):
+    recipe, _ = undisturbed
+    with pytest.raises(Killed):
+        run_on(recipe, shards, tmp_path, KillAt(5))
+    with pytest.raises(DataError, match="other data"):
+        train(recipe, blends_of(shards), tmp_path, ShardSet(shards.shards[:1]), [Gate()])
 
 
 def test_how_often_is_saved_may_change_while_a_run_is_interrupted(undisturbed, shards: ShardSet, tmp_path: Path):

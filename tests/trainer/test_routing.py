@@ -41,3 +41,9 @@ def test_load_is_the_routers_own_count_and_entropies_are_shares(shards):
         assert layer["load_entropy"] == pytest.approx(-(share_E * np.log(share_E)).sum() / np.log(4), abs=1e-6)
         assert layer["router_entropy"] == pytest.approx(1, abs=0.01)  # fresh routers score all experts alike
     assert set(found["few"]) == {"1"}  # layer 0 is dense
+
+
+def test_modules_for_further_tokens_are_not_asked(shards):
+    """They have routers of their own, which held-out text never reaches."""
+    found = routing_by_domain(new_model(SHAPE.model_copy(update={"mtp_layers": 1}), seed=0), shards, 16, 64)
+    assert set(found["few"]) == set(found["many"]) == {"1"}

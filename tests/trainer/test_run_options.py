@@ -78,6 +78,17 @@ def test_compiled_layers_compute_the_same(blend: Blend, tmp_path: Path, model: d
         assert np.frombuffer(loads, "<i4").sum() == 2 * 64 * 2
 
 
+@pytest.mark.parametrize("micro", [16, 48])  # 48: three rows, then one
+def test_micro_batches_with_unequal_numbers_of_targets_sum_to_the_batch(blend: Blend, tmp_path: Path, micro: int):
+    """Within documents of 20 to 49 tokens, rows of 16 have from 0 to 14 targets two places on."""
+    given = {"model": {**DENSE, "mtp_layers": 2, "mtp_weight": 1.0}, "separate_documents": True}
+    whole, parts = (
+        lines_of(recipe_of(**given, micro_batch_tokens=tokens), blend, tmp_path / str(tokens)) for tokens in (0, micro)
+    )
+    for key in ("loss", "mtp", "total", "grad_norm"):
+        assert [line[key] for line in parts] == pytest.approx([line[key] for line in whole], abs=2e-5), key
+
+
 class Recorder(Observer):
     def __init__(self, decision: StageDecision | None = None) -> None:
         self.calls: list[str] = []
@@ -194,10 +205,34 @@ def test_a_curriculum_says_length_batch_and_rate_by_share_of_tokens():
     assert [stage.learning_rate_at(step) for step in (3, 4)] == [0.005, 0.01]
 
 
+def test_a_forward_pass_holds_whole_samples_and_at_most_a_batch():
+    stage = {**STAGE, "curriculum": [{"until": 0.5, "sequence_length": 8, "batch_tokens": 32}]}
+    for micro, rows in ((0, [4, 4]), (16, [2, 1]), (20, [2, 1]), (4, [1, 1]), (999, [4, 4])):
+        recipe = recipe_of(stages=[stage], micro_batch_tokens=micro)
+        assert [phase.rows(micro) for phase in recipe.stages[0].phases] == rows
+        assert recipe.pass_tokens == max(8 * rows[0], 16 * rows[1])
+
+
+@pytest.mark.parametrize("schedule", ["cosine", "wsd", "linear"])
+@pytest.mark.parametrize(("warmup", "decay"), [(0.0, 1.0), (0.3, 0.7), (0.1, 0.2)])
+def test_a_rate_rises_once_and_never_jumps(schedule: str, warmup: float, decay: float):
+    stage = StageSettings.model_validate(
+        {**STAGE, "tokens": 64 * 40, "schedule": schedule, "warmup": warmup, "decay": decay}
+    )
+    rates = [stage.learning_rate_at(step) / stage.learning_rate for step in range(40)]
+    warm = round(warmup * 40)
+    assert rates[:warm] == sorted(rates[:warm])
+    assert rates[warm:] == sorted(rates[warm:], reverse=True)
+    assert rates[-1] == pytest.approx(0.1)
+    steepest = 1 / (1 + min(warm or 40, decay * 40 if schedule == "wsd" else 40 - warm))
+    assert max(abs(a - b) for a, b in zip(rates[1:], rates, strict=False)) < 2 * steepest
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [
         ({"stages": [{**STAGE, "replay": 0.1}]}, "nothing that it could replay"),
+        ({"stages": [{**STAGE, "schedule": "wsd", "warmup": 0.5, "decay": 0.6}]}, "overlap: the rate would jump"),
         ({"checkpoint_every": 10, "checkpoint_permanent": 25}, "must be a multiple of checkpoint_every"),
         ({"stages": [{**STAGE, "curriculum": [{"until": 0.5}, {"until": 0.5}]}]}, "must be above the one before"),
         ({"stages": [{**STAGE, "curriculum": [{"until": 0.5, "sequence_length": 12}]}]}, r"multiple of .* \(12\)"),

@@ -277,6 +277,18 @@ def test_passes_are_summed_over_stages_and_capped(tmp_path: Path):
         check_epochs(stages, [blend, blend], cap=3)
 
 
+def test_what_is_replayed_is_no_further_pass(tmp_path: Path):
+    blend = Blend(((1.0, shard_of(tmp_path, "a", [8] * 5)),))
+    first, second = stages_of([80, 80])
+    second = second.model_copy(update={"replay": 0.5})
+    check_epochs([first, second], [blend, blend], cap=3)
+    with pytest.raises(DataError, match=r"3\.00 times"):
+        check_epochs([first, second], [blend, blend], cap=2.5)
+    plan = data_of([blend, blend], {"tokens": 80, "sequence_length": 8, "batch_tokens": 8},
+                   {"tokens": 80, "sequence_length": 8, "batch_tokens": 8, "replay": 0.5})  # fmt: skip
+    assert sum(plan.ledger(stage)["a"]["epochs"] for stage in (0, 1)) == 3
+
+
 def test_a_stage_names_its_blend(tmp_path: Path):
     blend = Blend(((1.0, shard_of(tmp_path, "a", [8])),))
     (stage,) = stages_of([8])

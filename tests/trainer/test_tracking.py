@@ -16,8 +16,9 @@ from trainer.accelerators import find_accelerator
 from trainer.loop import train
 from trainer.provenance import code_state, read_provenance
 from trainer.recipe import TrainRecipe
+from trainer.step import PARTS
 from trainer.telemetry import Telemetry, read_telemetry
-from trainer.tracking import read_tracked, training_folder
+from trainer.tracking import LOSSES, read_tracked, training_folder
 
 RECIPE = TrainRecipe.model_validate({
     "name": "tiny",
@@ -132,6 +133,17 @@ def unfinished(folder: Path, to: Path, steps: int) -> Path:
     for file in (folder / KEPT_JOURNAL).iterdir():
         (to / KEPT_JOURNAL / file.name).write_bytes(file.read_bytes())
     return to
+
+
+def test_every_part_of_the_loss_is_tracked():
+    assert {"loss" if part == "ar" else part for part in PARTS} == LOSSES.keys()
+
+
+def test_a_line_that_is_just_written_is_left_for_later(tmp_path: Path, shards: ShardSet):
+    live = unfinished(trained(shards, tmp_path / "out"), tmp_path / "live", 5)
+    with (live / "metrics.jsonl").open("a") as file:
+        file.write('{"kind": "step", "step": 6, "lo')
+    assert [point.step for point in read_tracked(live).points] == [1, 2, 3, 4, 5]
 
 
 def test_mlflow_has_every_number_once(tmp_path: Path, shards: ShardSet):

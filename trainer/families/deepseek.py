@@ -27,7 +27,7 @@ ABSENT = {"first_k_dense_replace": 0, "routed_scaling_factor": 1.0}
 
 
 def _shared(config: Config) -> dict[str, Any]:
-    if not config.get("n_shared_experts"):
+    if config.get("n_routed_experts") and not config.get("n_shared_experts"):
         raise ValueError("n_shared_experts must be 1 or more")
     return {
         "kv_heads": config["num_attention_heads"],
@@ -42,6 +42,8 @@ def _write_shared(settings: ModelSettings) -> dict[str, Any]:
         raise ValueError("mla None, there latent attention")
     return {
         "num_key_value_heads": settings.heads,
+        # without experts every layer is dense, whatever `dense_layers` says of those that have some
+        "first_k_dense_replace": settings.dense_layers if settings.experts else settings.layers,
         "q_lora_rank": mla.q_rank,
         "qk_nope_head_dim": settings.head_dim - mla.rope_dim,
         "head_dim": mla.rope_dim,  # of the rotated part: what transformers' rotary tables are sized by
