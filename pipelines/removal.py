@@ -1,8 +1,7 @@
 """Cutting duplicate passages out of texts: what the methods `lines` and `substring` share.
 
 A passage is a span of bytes of one document that an earlier one (by rank) holds, too. Spans lie on disk, one file for
-each shard, and are merged when the shard is read again; a cut never splits a word or a character, never joins two
-words, and takes the white space behind it along, so that nothing is left of a passage. Where documents are to be
+each shard, and are merged when the shard is read again; how they are cut is in `text_cuts`. Where documents are to be
 dropped as a whole, they are taken in order of rank, and a copy in a dropped one does not count: no passage is lost.
 
 The one choice that matters for a killed run: spans are found under another name and appear whole, by rename, then never
@@ -29,8 +28,8 @@ from pipelines.dedup_decide import CLUSTERS, Corpus, write_clusters
 from pipelines.document import DROPPED, with_column, with_fate
 from pipelines.execute import SCRATCH, transform
 from pipelines.files import write_atomically
-from pipelines.shingles import ALONE, DIGIT, IGNORED, LETTER, code_points, decode, is_space, kind_of, utf8_buffers
 from pipelines.store import Outcome
+from pipelines.text_cuts import cut_texts
 
 SPANS = pa.schema(
     [
@@ -178,102 +177,6 @@ def _settle(takers_E, spans_E, sizes_N, drop_share, gone_N):
         begin = end
 
 
-@kernel
-def _parts_a_word(data_B, at, first, end, kinds):
-    """Whether a cut at a byte would split a character or a word."""
-    if at <= first or at >= end:
-        return False
-    if data_B[at] & 0xC0 == 0x80:
-        return True
-    code, _ = decode(data_B, at, end)
-    after = kind_of(kinds, code)
-    back = at - 1
-    while back > first and data_B[back] & 0xC0 == 0x80:
-        back -= 1
-    code, _ = decode(data_B, back, at)
-    before = kind_of(kinds, code)
-    if after == IGNORED:  # a mark belongs to the letter before it
-        return before in (LETTER, DIGIT, ALONE, IGNORED)
-    word = before in (LETTER, DIGIT, IGNORED)
-    return word and (after in (LETTER, DIGIT))
-
-
-@kernel
-def _space_before(data_B, at, first):
-    back = at - 1
-    while back > first and data_B[back] & 0xC0 == 0x80:
-        back -= 1
-    return at <= first or is_space(decode(data_B, back, at)[0])
-
-
-@kernel
-def _past_space(data_B, at, end):
-    while at < end:
-        code, size = decode(data_B, at, end)
-        if not is_space(code):
-            break
-        at += size
-    return at
-
-
-@kernel
-def _cut(data_B, offsets_N, spans_E, kinds, out_B, ends_N, final_E):
-    """Copy texts without their spans; write the spans as they were cut; return how many there are."""
-    used, made, e = 0, 0, 0
-    for n in range(len(offsets_N) - 1):
-        first, end = offsets_N[n], offsets_N[n + 1]
-        at, blank = first, True
-        while e < len(spans_E) and spans_E[e, 0] == n:
-            low, high, source = first + spans_E[e, 1], first + spans_E[e, 2], spans_E[e, 3]
-            while e < len(spans_E) and spans_E[e, 0] == n and first + spans_E[e, 1] <= high:
-                high = max(high, first + spans_E[e, 2])
-                e += 1
-            while low < high and _parts_a_word(data_B, low, first, end, kinds):
-                low += 1
-            while high > low and _parts_a_word(data_B, high, first, end, kinds):
-                high -= 1
-            if not _space_before(data_B, low, first):
-                low = _past_space(data_B, low, high)
-            if low < high and data_B[high - 1] != 10 and _space_before(data_B, low, first):
-                high = _past_space(data_B, high, end)
-            if low >= high or high <= at:
-                continue
-            low = max(low, at)
-            for i in range(at, low):
-                out_B[used] = data_B[i]
-                used += 1
-            final_E[made, 0], final_E[made, 1], final_E[made, 2] = n, low - first, high - first
-            final_E[made, 3] = source
-            made, at = made + 1, high
-        changed = at > first
-        for i in range(at, end):
-            out_B[used] = data_B[i]
-            used += 1
-        begin = ends_N[n]
-        while changed and used > begin and (out_B[used - 1] == 10 or out_B[used - 1] == 32) and at >= end:
-            used -= 1
-        if changed:
-            for i in range(begin, used):
-                blank = blank and (out_B[i] == 32 or (out_B[i] >= 9 and out_B[i] <= 13))
-            used = begin if blank else used
-        ends_N[n + 1] = used
-    return made
-
-
-@kernel
-def _in_characters(data_B, offsets_N, final_E):
-    """Turn byte offsets within documents into offsets in characters; spans ascend within a document."""
-    row, at, count = np.int64(-1), 0, 0
-    for e in range(len(final_E)):
-        if final_E[e, 0] != row:
-            row, at, count = final_E[e, 0], 0, 0
-        for side in (1, 2):
-            while at < final_E[e, side]:
-                count += data_B[offsets_N[row] + at] & 0xC0 != 0x80
-                at += 1
-            final_E[e, side] = count
-
-
 class RemoveSpans(PipelineStep):
     """Cuts the spans of a shard out of its texts; drops what has nothing left.
 
@@ -314,25 +217,6 @@ class RemoveSpans(PipelineStep):
             yield with_fate(batch, DROPPED, pc.if_else(pa.array(dropped), self.reason, pa.scalar(None, pa.string())))
         _save(_removed_file(Path(self.work), rank, "cut"), np.concatenate(cuts))
         _save(_removed_file(Path(self.work), rank, "lost"), np.concatenate(lost))
-
-
-def cut_texts(texts: pa.ChunkedArray, spans: np.ndarray) -> tuple[pa.Array, np.ndarray, np.ndarray]:
-    """Cut spans out of texts.
-
-    Args:
-        texts: strings, N of them.
-        spans: int64 (E, WIDTH): text, first byte, end byte, source; in order.
-
-    Returns:
-        The texts without them; the spans as they were cut, in characters; and which texts have nothing left.
-    """
-    data_B, offsets_N = utf8_buffers(texts)
-    out_B, ends_N = np.empty(int(offsets_N[-1] - offsets_N[0]), np.uint8), np.zeros_like(offsets_N)
-    final = np.zeros_like(spans)
-    made = _cut(data_B, offsets_N, spans, code_points().kind, out_B, ends_N, final)
-    _in_characters(data_B, offsets_N, final[:made])
-    cut = pa.LargeStringArray.from_buffers(len(texts), pa.py_buffer(ends_N), pa.py_buffer(out_B))
-    return cut, final[:made], (np.diff(ends_N) == 0) & (np.diff(offsets_N) > 0)
 
 
 def remove(

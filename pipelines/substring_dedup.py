@@ -4,7 +4,7 @@ The texts are written to one file, their anchors (`passages`) to one for each sh
 by range and their surroundings compared through a memory map that is let go of as it is read. So the text is never
 held, and the corpus is never cut into chunks between which copies would be missed. What is held grows with documents
 and spans: about 110 bytes for each document while they are ranked, then 24; 40 for each anchor of one range; what
-`removal.SpanFiles` says for each span. Cuts respect words and characters (`removal`). Which copy is the first is
+`removal.SpanFiles` says for each span. Cuts respect words and characters (`text_cuts`). Which copy is the first is
 decided by rank, and within a document by place.
 """
 

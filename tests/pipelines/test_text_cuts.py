@@ -1,10 +1,10 @@
 import numpy as np
 import pyarrow as pa
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from pipelines.removal import cut_texts
+from pipelines.text_cuts import cut_texts
 from pipelines.shingles import words_of
 
 
@@ -27,6 +27,10 @@ def cut(text, *spans):
         ("first\nsecond\nthird", (6, 13), "first\nthird"),
         ("first\nsecond\n  third", (6, 13), "first\n  third"),
         ("first\nsecond", (6, 12), "first"),
+        ("one,two", (3, 4), "one,two"),  # nothing else keeps them apart
+        ("one, two, three", (3, 10), "one three"),
+        ("one,two,three", (3, 8), "one,three"),
+        ("one,中,", (3, 6), "one"),
         ("café au lait", (0, 4), "au lait"),
         ("cafe\u0301 au lait", (0, 4), "cafe\u0301 au lait"),  # the accent belongs to the e
     ],
@@ -44,6 +48,7 @@ def test_nothing_left():
 
 
 @settings(deadline=None)  # the first call compiles
+@example("aaaaa,a", [(1, 6)])
 @given(st.text("ab é中\n,", max_size=30), st.lists(st.tuples(st.integers(0, 30), st.integers(0, 30)), max_size=4))
 def test_words_that_stay_are_words_of_the_text_and_cut_bytes_lie_within_spans(text, spans):
     spans = sorted((min(a, b, len(text)), min(max(a, b), len(text))) for a, b in spans)
