@@ -14,8 +14,6 @@ from trainer.recipe import TrainRecipe
 if TYPE_CHECKING:
     from mixtures.mixture import Mixture
 
-CAP_TOLERANCE = 1.01  # whole batches round a share up
-
 
 class NoSettings(Section):
     """Of verbs that have nothing to set."""
@@ -44,7 +42,7 @@ def train_on(recipe: TrainRecipe, data: Path, mixture: Path | None, tokenizer: P
     sized = with_vocabulary(recipe, tokenizer) if tokenizer else recipe
     if mixture is not None and kind_of(str(mixture)) == "schedule":
         return train_scheduled(sized, mixture, shards, validation, work)
-    outcome = train(sized, blend_of(mixture, shards, recipe.tokens), work, validation, [Telemetry(validation)])
+    outcome = train(sized, blend_of(mixture, shards, recipe.fresh_tokens), work, validation, [Telemetry(validation)])
     told = {"mixture": Mixture.read(mixture).fingerprint} if mixture is not None else {}
     return Outcome(outcome.counts, {**outcome.metrics, **told})
 
@@ -72,7 +70,7 @@ def blend_of(mixture: Path | None, shards: ShardSet, tokens: int) -> Blend:
     Args:
         mixture: weights by domain.
         shards: what there is.
-        tokens: of the run.
+        tokens: of the run, without what is replayed.
 
     Raises:
         DataError: as for `check_mixture`.
@@ -107,6 +105,7 @@ def check_mixture(mixture: "Mixture", shards: ShardSet, tokens: int) -> None:
     from flows.steps.mixing import domain_tokens
     from mixtures.bounds import caps_by_name
     from mixtures.mixture import Domains, check_same_names
+    from trainer.stream import CAP_TOLERANCE
 
     held = domain_tokens(shards)
     check_same_names(f"mixture {mixture.name!r} ({mixture.fingerprint})", mixture.weights, "the shards", tuple(held))

@@ -6,6 +6,7 @@ same bytes on every run. Nothing reads it to decide anything; `loam show` prints
 
 import contextlib
 import json
+import os
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -21,6 +22,7 @@ _path: Path | None = None
 def journal_to(path: Path) -> Iterator[None]:
     """Send events of this process to `path` while the body runs."""
     global _path
+    end_torn_line(path)
     before, _path = _path, path
     try:
         yield
@@ -34,6 +36,15 @@ def record(event: str, **fields: Any) -> None:
         line = json.dumps({"event": event, "time": round(time.time(), 3), **fields}, ensure_ascii=False)
         with _path.open("a", encoding="utf-8") as file:
             file.write(line + "\n")
+
+
+def end_torn_line(path: Path) -> None:
+    """Give a line that a kill cut short an end of its own, so that the next event stands on a line of its own."""
+    if path.is_file() and path.stat().st_size:
+        with path.open("rb+") as file:
+            file.seek(-1, os.SEEK_END)
+            if file.read(1) != b"\n":
+                file.write(b"\n")
 
 
 def read_journal(path: Path) -> list[dict[str, Any]]:

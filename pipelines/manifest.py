@@ -89,10 +89,10 @@ def digest_of(value: object) -> str:
 
 
 def list_outputs(folder: Path, without: Collection[str] = ()) -> list[FileEntry]:
-    """Describe every file under `folder` except manifests and what lies in its subfolders `without`, sorted by path."""
+    """Describe every file under `folder` except manifests and what lies in folders named `without`, sorted by path."""
     entries = []
     for path in sorted(p for p in folder.rglob("*") if p.is_file() and p.name != MANIFEST):
-        if path.relative_to(folder).parts[0] in without:
+        if not set(without).isdisjoint(path.relative_to(folder).parts[:-1]):
             continue
         rows = pq.read_metadata(path).num_rows if path.suffix == ".parquet" else None
         entries.append(FileEntry(path=path.relative_to(folder).as_posix(), size_bytes=path.stat().st_size,

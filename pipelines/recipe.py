@@ -26,9 +26,9 @@ RECIPE_FOLDERS = (
 
 
 class Section(BaseModel):
-    """Base of every recipe model: unknown keys are errors, values never change."""
+    """Base of every recipe model: unknown keys are errors, numbers are finite, values never change."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
 
 AnySection = TypeVar("AnySection", bound=Section)

@@ -55,6 +55,11 @@ class ShardSet:
         """Documents of all shards."""
         return sum(shard.documents for shard in self.shards)
 
+    @property
+    def identity(self) -> list[tuple[str, str]]:
+        """What results depend on: names and hashes in order."""
+        return [(shard.name, shard.sha256) for shard in self.shards]
+
     def named(self, name: str) -> Shard:
         """The shard called `name`.
 
@@ -107,6 +112,11 @@ class Blend:
                 total = sum(shard.tokens for shard in own)
                 parts += [(weight * shard.tokens / total if len(own) > 1 else weight, shard) for shard in own]
         return cls(tuple(parts))
+
+    @property
+    def identity(self) -> list[tuple[float, str, str]]:
+        """What results depend on: weights, names and hashes in order."""
+        return [(weight, shard.name, shard.sha256) for weight, shard in self.parts]
 
     def epochs(self, tokens: int) -> dict[str, float]:
         """How often each shard is repeated when `tokens` are drawn."""

@@ -139,6 +139,11 @@ def _about(settings: ModelSettings, recipe: Section | None) -> dict[str, Any]:
     return {"format": 1, "model": settings.model_dump(mode="json"), "recipe": told}
 
 
+def weights_of(folder: Path) -> Path:
+    """The file that holds the numbers of a finished model, or of a training checkpoint."""
+    return folder / (STATE if (folder / STATE_DESCRIPTION).is_file() else WEIGHTS)
+
+
 def open_checkpoint(folder: Path) -> tuple[ModelSettings, TensorFiles]:
     """A model whose tensors are read when they are asked for: a finished one, or that of a training checkpoint.
 
@@ -148,8 +153,9 @@ def open_checkpoint(folder: Path) -> tuple[ModelSettings, TensorFiles]:
     Raises:
         DataError: the folder is no checkpoint, its hash is wrong, or a tensor is missing or misshapen.
     """
-    in_training = (folder / STATE_DESCRIPTION).is_file()
-    description, weights = (STATE_DESCRIPTION, STATE) if in_training else (DESCRIPTION, WEIGHTS)
+    weights = weights_of(folder).name
+    in_training = weights == STATE
+    description = STATE_DESCRIPTION if in_training else DESCRIPTION
     try:
         about = json.loads((folder / description).read_text())
         settings = ModelSettings.model_validate(about["note"]["model"] if in_training else about["model"])

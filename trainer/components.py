@@ -12,14 +12,12 @@ from pathlib import Path
 import numpy as np
 
 from pipelines.errors import RecipeError
-from pipelines.execute import SCRATCH
 from pipelines.indexed import IndexedTokens
-from pipelines.manifest import digest_of
 from pipelines.progress import track
 from pipelines.shards import Blend, Shard, ShardSet
 from trainer.checkpoint import load_model
 from trainer.device import choose_device, torch_threads
-from trainer.loop import train
+from trainer.loop import trained_once
 from trainer.recipe import TrainRecipe
 from trainer.validation import losses_of
 
@@ -55,19 +53,10 @@ def component_rows(
     nll = {}
     with track("components", len(names), "models") as tracker:
         for done, name in enumerate(names, 1):
-            model = _trained(recipe, Blend.of({name: 1.0}, ordered), work)
+            model = trained_once(recipe, Blend.of({name: 1.0}, ordered), work, "component")
             nll[name] = {shard.name: _rows(recipe, model, shard, ends[shard.name]) for shard in validation.shards}
             tracker.update(done)
     return nll, {name: np.diff(end_N, prepend=0) for name, end_N in ends.items()}
-
-
-def _trained(recipe: TrainRecipe, blend: Blend, work: Path) -> Path:
-    """The folder of a domain's model, which is trained once."""
-    parts = [(weight, shard.name, shard.sha256) for weight, shard in blend.parts]
-    folder = work / SCRATCH / f"component-{digest_of({'recipe': recipe.model_dump(mode='json'), 'blend': parts})[:16]}"
-    if not (folder / "training.json").is_file():
-        train(recipe, blend, folder)
-    return folder / "final"
 
 
 def _rows(recipe: TrainRecipe, folder: Path, shard: Shard, end_N: np.ndarray) -> np.ndarray:

@@ -6,6 +6,7 @@ on; the table for reports adds them up over windows of steps. The summary follow
 Legend: L layers with experts, E experts, S steps.
 """
 
+import os
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -26,29 +27,35 @@ class LoadLog:
     """
 
     def __init__(self, path: Path, layers: Sequence[int], experts: int) -> None:
-        self.path = path
+        self._path = path
         self._layers = list(layers)
         self._experts = experts
 
     def truncate(self, steps: int) -> bool:
         """Forget what came after `steps` steps; False when the file holds fewer."""
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        self.path.touch()
+        self._path.parent.mkdir(parents=True, exist_ok=True)
+        self._path.touch()
         size = steps * len(self._layers) * self._experts * 4
-        if self.path.stat().st_size < size:
+        if self._path.stat().st_size < size:
             return False
-        with self.path.open("r+b") as file:
+        with self._path.open("r+b") as file:
             file.truncate(size)
         return True
 
+    def flush(self) -> None:
+        """Have what was added on disk."""
+        if self._path.is_file():
+            with self._path.open("rb") as file:
+                os.fsync(file.fileno())
+
     def append(self, load_LE: np.ndarray) -> None:
         """Add one step's counts, int64 (L, E)."""
-        with self.path.open("ab") as file:
+        with self._path.open("ab") as file:
             file.write(load_LE.astype("<i4").tobytes())
 
     def write_table(self, path: Path) -> None:
         """Write Parquet: step (last of its window), layer, expert, tokens, share of the layer's choices."""
-        load_SLE = np.fromfile(self.path, "<i4").reshape(-1, len(self._layers), self._experts)
+        load_SLE = np.fromfile(self._path, "<i4").reshape(-1, len(self._layers), self._experts)
         steps = len(load_SLE)
         bounds = np.unique(np.linspace(0, steps, min(steps, WINDOWS) + 1).round().astype(int))
         load_WLE = np.add.reduceat(load_SLE, bounds[:-1], axis=0, dtype=np.int64)

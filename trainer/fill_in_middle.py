@@ -8,6 +8,7 @@ Legend: T positions of a sample and the token after them.
 """
 
 from collections.abc import Callable
+from typing import Annotated
 
 import numpy as np
 from pydantic import Field
@@ -15,6 +16,7 @@ from pydantic import Field
 from pipelines.errors import RecipeError
 from pipelines.recipe import Section
 
+Token = Annotated[int, Field(ge=0)] | str
 SHORTEST = 4  # tokens of a document that is worth three parts
 
 
@@ -32,9 +34,9 @@ class FillInMiddle(Section):
 
     share: float = Field(default=0.5, gt=0, le=1)
     suffix_first: float = Field(default=0.5, ge=0, le=1)
-    prefix: int | str = "<|fim_prefix|>"
-    suffix: int | str = "<|fim_suffix|>"
-    middle: int | str = "<|fim_middle|>"
+    prefix: Token = "<|fim_prefix|>"
+    suffix: Token = "<|fim_suffix|>"
+    middle: Token = "<|fim_middle|>"
     domains: tuple[str, ...] = ()
 
     def with_ids(self, id_of: Callable[[str], int | None]) -> "FillInMiddle":

@@ -74,7 +74,7 @@ class FineTuneSettings(Section):
     recompute: bool = False
     micro_batch_tokens: Tokens = Field(default=0, ge=0)
     checkpoint_every: int = Field(default=200, ge=1)
-    threads: int = Field(default=1, ge=1)
+    threads: int = Field(default=1, ge=1, le=1024)
     device: Literal["auto", "cpu", "cuda"] = "auto"
     seed: int = Field(default=0, ge=0, lt=2**32)
 
@@ -119,8 +119,8 @@ def fine_tune(
     recipe = recipe_of(asked, shape, model.name)
     outcome = train(recipe, blend, out / "train", validation, [Telemetry(validation)], start)
     exported = export_hf(out / "train" / "final", out / "hf", model)
-    for done in (base, out / "train" / SCRATCH):
-        shutil.rmtree(done)
+    for done in (base, out / "tokens" / SCRATCH, out / "train" / SCRATCH):
+        shutil.rmtree(done, ignore_errors=True)  # without documents there were no shards to make
     return Outcome(outcome.counts, {**outcome.metrics, "export": exported})
 
 

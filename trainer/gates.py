@@ -6,12 +6,12 @@ limits. What is done at either is the recipe's to say. Decisions go into `metric
 that a run that was killed goes on with them.
 """
 
-import json
 import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import pyarrow as pa
 import pyarrow.parquet as pq
 
 from pipelines.errors import DataError
@@ -49,6 +49,8 @@ class StageGates(Observer):
         self._settings = settings
         self._validation = validation
         self._watched = settings.sources or tuple(known)
+        for name in self._watched:
+            bytes_of(validation.named(name), 1)  # a damaged sidecar is said now, not after the first stage
 
     def on_start(self, run: "Run") -> None:
         """Keep the share of replay that was asked for so far."""
@@ -134,31 +136,31 @@ def bytes_of(shard: Shard, tokens: int) -> float | None:
     Args:
         shard: held-out text.
         tokens: scored from its beginning; a document that they end in counts in proportion.
+
+    Raises:
+        DataError: the sidecar cannot be read, or is another shard's.
     """
     sidecar = origin_path(shard.prefix)
-    if not Path(sidecar).is_file() or "bytes" not in pq.read_schema(sidecar).names:
+    if not Path(sidecar).is_file():
         return None
-    sizes = pq.read_table(sidecar, columns=["bytes"])["bytes"].to_pylist()
+    try:
+        if "bytes" not in pq.read_schema(sidecar).names:
+            return None
+        sizes = pq.read_table(sidecar, columns=["bytes"])["bytes"].to_pylist()
+    except (OSError, pa.ArrowException) as error:
+        raise DataError(f"{sidecar} cannot be read: {error}; run `loam tokenize` again") from None
+    lengths = IndexedTokens(shard.prefix).lengths.tolist()
+    if len(sizes) != len(lengths):
+        raise DataError(
+            f"{sidecar} has {len(sizes)} rows, its shard {len(lengths)} documents; run `loam tokenize` again"
+        )
     total, left = 0.0, tokens + 1  # the first token is context alone
-    for length, size in zip(IndexedTokens(shard.prefix).lengths.tolist(), sizes, strict=True):
+    for length, size in zip(lengths, sizes, strict=True):
         total += size * min(1.0, left / length) if length else 0.0
         left -= length
         if left <= 0:
             break
     return total
-
-
-def gate_lines(metrics: Path) -> list[str]:
-    """What the gates of a run decided, for people."""
-    lines = []
-    for line in read_metrics(metrics):
-        if line["kind"] == "gate":
-            decision = line.get("decision", {})
-            lines.append(f"after stage {line['stage']}: {line['verdict']}"
-                         + (f"; {decision['reason']}" if decision else "")
-                         + "".join(f"; {name} {json.dumps(one['perplexity_ratio'])} x its best perplexity"
-                                   for name, one in line["sources"].items() if one["verdict"] != "pass"))  # fmt: skip
-    return lines
 
 
 def gates_of(settings: GateSettings | None, validation: ShardSet | None) -> list[Observer]:

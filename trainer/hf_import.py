@@ -21,6 +21,8 @@ from trainer.families.tensors import EMBEDDING, HEAD, Piece, copies_of, pieces_o
 from trainer.model_recipe import ModelSettings
 from trainer.tensor_files import TensorFiles
 
+NUMBERS = (torch.float32, torch.bfloat16, torch.float16, torch.float64)  # others are codes that want scales
+
 
 def import_hf(model_dir: Path, out: Path) -> dict[str, Any]:
     """Write `out/final`, the native checkpoint of a Hugging Face model.
@@ -33,7 +35,8 @@ def import_hf(model_dir: Path, out: Path) -> dict[str, Any]:
         Metrics: model type, parameters, those active for a token, layers, prediction modules, vocabulary.
 
     Raises:
-        DataError: the architecture is not supported (the message lists which are), or weights are missing or misshapen.
+        DataError: the architecture is not supported (the message lists which are), or weights are missing, misshapen,
+            quantized or not finite.
     """
     config = _read_config(model_dir)
     family, described = shape_of(config, str(model_dir))
@@ -86,7 +89,15 @@ def _check(model_dir: Path, files: TensorFiles, pieces: Sequence[Piece], setting
 def _numbers(files: TensorFiles, pieces: Sequence[Piece]) -> Iterator[Tensor]:
     for piece in pieces:
         for source in piece.sources:
-            yield piece.ours(files.get(source)).float()
+            stored = files.get(source)
+            if stored.dtype not in NUMBERS:
+                raise DataError(f"{files.place}: tensor {source} is stored as {stored.dtype}; convert it to bf16 first")
+            numbers = piece.ours(stored).float()
+            if not torch.isfinite(numbers).all():
+                raise DataError(
+                    f"{files.place}: tensor {source} holds NaN or infinite numbers; fetch or train it again"
+                )
+            yield numbers
 
 
 def _read_config(model_dir: Path) -> dict[str, Any]:
@@ -95,7 +106,11 @@ def _read_config(model_dir: Path) -> dict[str, Any]:
         config = json.loads(path.read_bytes())
     except FileNotFoundError:
         raise DataError(f"{model_dir} has no config.json; give a model folder in Hugging Face format") from None
-    except ValueError as error:
+    except OSError as error:
+        raise DataError(
+            f"{path} cannot be read: {error.strerror}; give a model folder in Hugging Face format"
+        ) from None
+    except (ValueError, RecursionError) as error:
         raise DataError(f"{path} is not JSON: {error}") from None
     if not isinstance(config, dict):
         raise DataError(f"{path} holds no mapping")

@@ -12,7 +12,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from pipelines.execute import SCRATCH
 from pipelines.journal import record
+from pipelines.manifest import digest_of
 from pipelines.progress import Tracker, track
 from pipelines.shards import Blend, ShardSet
 from pipelines.store import Outcome
@@ -27,8 +29,8 @@ from trainer.run import Run, begin_run, save_state
 from trainer.start import finished_model
 from trainer.step import train_step
 from trainer.stream import blends_of_stages, check_epochs
-from trainer.summary import write_summary
-from trainer.validation import held_out_losses
+from trainer.summary import SUMMARY, write_summary
+from trainer.validation import check_held_out, held_out_losses
 
 FINAL = "final"
 
@@ -68,9 +70,11 @@ def train(
     recipe.require_vocabulary()
     stage_blends = blends_of_stages(recipe.stages, blends)
     check_epochs(recipe.stages, stage_blends, recipe.epoch_cap)
+    if validation is not None:
+        check_held_out(validation, recipe.model.vocab_size, recipe.validation_tokens)
     watching = [MetricsWriter(), *gates_of(recipe.gates, validation), *observers]
     with torch_threads(recipe.threads), determinism(recipe.deterministic), preemption() as ending:
-        run = begin_run(recipe, stage_blends, work, {"held_out": _described(validation)}, start)
+        run = begin_run(recipe, stage_blends, work, {"held_out": validation.identity if validation else []}, start)
         with contextlib.closing(run.writer), track(f"train {recipe.name}", recipe.tokens, "tokens") as tracker:
             for observer in watching:
                 observer.on_start(run)
@@ -81,9 +85,23 @@ def train(
         return _finish(run, validation, watching)
 
 
-def _described(validation: ShardSet | None) -> list[tuple[str, str]]:
-    """What a run's identity says of held-out shards: gates decide by them."""
-    return [(shard.name, shard.sha256) for shard in validation.shards] if validation else []
+def trained_once(recipe: TrainRecipe, blend: Blend, work: Path, name: str) -> Path:
+    """A model that a larger work needs, trained in its scratch unless it is there.
+
+    Args:
+        recipe: what to train.
+        blend: for all stages.
+        work: folder of the larger work.
+        name: what the model is there.
+
+    Returns:
+        Its `final/`.
+    """
+    digest = digest_of({"recipe": recipe.model_dump(mode="json"), "blend": blend.identity})
+    folder = work / SCRATCH / f"{name}-{digest[:16]}"
+    if not (folder / SUMMARY).is_file():
+        train(recipe, blend, folder)
+    return folder / FINAL
 
 
 def _finish(run: Run, validation: ShardSet | None, watching: Sequence[Observer]) -> Outcome:

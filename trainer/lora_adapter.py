@@ -110,6 +110,8 @@ def _read(folder: Path) -> tuple[Mapping[str, Any], dict[str, Tensor]]:
         config, tensors = json.loads((folder / CONFIG).read_text()), load_file(folder / WEIGHTS)
     except (OSError, ValueError, SafetensorError) as error:
         raise DataError(f"{folder} is no adapter ({CONFIG} and {WEIGHTS}): {error}") from None
+    if not isinstance(config, dict):
+        raise DataError(f"{folder / CONFIG} holds no mapping; is it an adapter's?")
     for key, wanted in {"peft_type": "LORA", "use_dora": False, "use_rslora": False, "bias": "none"}.items():
         if config.get(key, wanted) != wanted:
             raise DataError(f"{folder / CONFIG}: {key} is {config[key]!r}; expected {wanted!r}")
@@ -129,7 +131,8 @@ def _names_of(tensors: Mapping[str, Tensor], model: Decoder, folder: Path) -> li
     for place in sorted({key.rpartition(".lora_")[0] for key in tensors}):
         names = modules.get(place.removesuffix(".base_layer"), [])
         ends = [tensors.get(f"{place}.{which}.weight") for which in ("lora_A", "lora_B")]
-        sizes = None if any(end is None for end in ends) else (ends[1].shape[0], ends[0].shape[-1])  # type: ignore[union-attr]
+        whole = all(end is not None and end.dim() == 2 for end in ends)
+        sizes = (ends[1].shape[0], ends[0].shape[-1]) if whole else None  # type: ignore[union-attr]
         fitting = [name for name in names if tuple(model.get_parameter(name).shape[-2:]) == sizes]
         if not fitting:
             raise DataError(f"{folder}: {place} of {sizes} has no place in this model; is it of this model?")

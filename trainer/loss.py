@@ -74,15 +74,16 @@ class _MeanCrossEntropy(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, hidden_ND: Tensor, output_VD: Tensor, targets_N: Tensor) -> Tensor:
         tokens, device, compute = hidden_ND.shape[0], hidden_ND.device, hidden_ND.dtype
-        rows = min(tokens, _rows(output_VD.shape[0], device))
+        rows = max(1, min(tokens, _rows(output_VD.shape[0], device)))
         weight_VD = output_VD.to(compute)
+        learns = ctx.needs_input_grad[1]  # not where only low-rank updates are trained
         # buffers are made once: fresh ones of this size are page-faulted in for every chunk, a third of the time
         space_RV = torch.empty(rows, output_VD.shape[0], dtype=compute, device=device)
-        grad_chunk_VD = torch.empty_like(weight_VD)
+        grad_chunk_VD = torch.empty_like(weight_VD) if learns else None
         fp32_RV = None if compute == torch.float32 else torch.empty_like(space_RV, dtype=torch.float32)
         total = torch.zeros((), dtype=torch.float32, device=device)
         grad_hidden_ND = torch.empty_like(hidden_ND)
-        grad_output_VD = torch.zeros_like(output_VD, dtype=torch.float32)
+        grad_output_VD = torch.zeros_like(output_VD, dtype=torch.float32) if learns else None
         for start in range(0, tokens, rows):
             hidden_RD, targets_R1 = hidden_ND[start : start + rows], targets_N[start : start + rows, None]
             count = hidden_RD.shape[0]
@@ -90,13 +91,17 @@ class _MeanCrossEntropy(torch.autograd.Function):
             logits_RV = product_RV if fp32_RV is None else fp32_RV[:count]
             total += _to_gradient(product_RV, logits_RV, targets_R1, tokens)
             grad_hidden_ND[start : start + count] = product(product_RV, weight_VD.t())
-            grad_output_VD += product(product_RV.t(), hidden_RD.t(), grad_chunk_VD)
-        ctx.grads = grad_hidden_ND, grad_output_VD  # scaled in place below: backward runs once
-        return total / tokens
+            if grad_output_VD is not None:
+                grad_output_VD += product(product_RV.t(), hidden_RD.t(), grad_chunk_VD)
+        ctx.grads = grad_hidden_ND, grad_output_VD
+        return total / max(1, tokens)
 
     @staticmethod
-    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, Tensor, None]:
-        return ctx.grads[0].mul_(grads[0]), ctx.grads[1].mul_(grads[0]), None
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, Tensor | None, None]:
+        assert ctx.grads is not None, "backward runs once: the gradients made by the forward pass are scaled in place"
+        (grad_hidden_ND, grad_output_VD), ctx.grads = ctx.grads, None
+        scaled_VD = None if grad_output_VD is None else grad_output_VD.mul_(grads[0])
+        return grad_hidden_ND.mul_(grads[0]), scaled_VD, None
 
 
 def mean_cross_entropy(hidden_ND: Tensor, output_VD: Tensor, targets_N: Tensor) -> Tensor:
@@ -108,7 +113,7 @@ def mean_cross_entropy(hidden_ND: Tensor, output_VD: Tensor, targets_N: Tensor) 
         targets_N: int64 (N,).
 
     Returns:
-        fp32 scalar, nats per token; differentiable once in the first two arguments.
+        fp32 scalar, nats per token, 0 for none; differentiable once in the first two arguments.
     """
     return _MeanCrossEntropy.apply(hidden_ND, output_VD, targets_N)  # type: ignore[no-any-return]
 

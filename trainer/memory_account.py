@@ -5,14 +5,20 @@ pass, counted tensor by tensor from the code of the layers; a test holds the cou
 Temporaries of a kernel and the allocator's slack come on top: on a GPU, leave a tenth.
 """
 
+import math
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, NamedTuple
 
+import torch
+
+from trainer.lora import covered_names
+from trainer.lora_settings import LoraSettings
+from trainer.model import Decoder
 from trainer.model_recipe import ModelSettings
+from trainer.optimizer import is_turned
 from trainer.recipe import TrainRecipe
 
 FP32 = 4
-OPTIMIZER_BYTES = {"adamw": 2 * FP32, "muon": FP32}  # per trained number; Muon's vectors and tables have AdamW's
 
 
 @dataclass(frozen=True)
@@ -23,7 +29,7 @@ class TrainingMemory:
         weights: fp32.
         gradients: fp32.
         optimizer: its moments, fp32.
-        casts: bf16 copies of the weights that the backward pass reads; 0 in fp32.
+        casts: copies of the weights that the backward pass reads, in bf16 or with their updates; 0 in fp32 without.
         activations: kept from forward to backward pass of one micro-batch.
         loss: gradients of hidden states and output projection, which the loss makes in the forward pass.
     """
@@ -44,6 +50,7 @@ class TrainingMemory:
 def training_memory(
     model: ModelSettings, tokens: int, precision: Literal["fp32", "bf16"] = "fp32",
     optimizer: Literal["adamw", "muon"] = "adamw", recompute: bool = False, device: Literal["cpu", "cuda"] = "cuda",
+    lora: LoraSettings | None = None,
 ) -> TrainingMemory:  # fmt: skip
     """Memory of one training step.
 
@@ -54,23 +61,25 @@ def training_memory(
         optimizer: whose state is kept.
         recompute: only a layer's input is kept; the layer at work is counted whole.
         device: kernels keep different things on either.
+        lora: low-rank updates alone are trained, each summed to its weight while that is in use; activations are then
+            an upper bound, since frozen norms keep less.
     """
-    count = model.parameters()
+    count, trained = model.parameters(), _trained(model, optimizer, lora)
     compute = FP32 if precision == "fp32" else 2
     layers = [_layer(model, index, compute, device) for index in range(model.layers)]
     further = model.mtp_layers * (_layer(model, model.layers, compute, device) + _joining(model, compute, device))
     kept = sum(layers) + further
     multiplied = count - (0 if model.tie_embeddings else model.vocab_size * model.width)  # all but an embedding's table
-    cast = 0 if precision == "fp32" else compute * multiplied
+    cast = FP32 * trained.summed if precision == "fp32" else compute * multiplied
     if recompute:
         streams = FP32 * model.width * (model.layers + 2 * model.mtp_layers)
         kept, cast = streams + max(layers), cast / (model.layers + model.mtp_layers)
     passes = 1 + model.mtp_layers
-    tables = passes * FP32 * model.vocab_size * model.width
+    tables = passes * FP32 * model.vocab_size * model.width * trained.output
     return TrainingMemory(
-        weights=FP32 * count,
-        gradients=FP32 * count,
-        optimizer=OPTIMIZER_BYTES[optimizer] * count,
+        weights=FP32 * (count if lora is None else count + trained.numbers),
+        gradients=FP32 * trained.numbers,
+        optimizer=FP32 * trained.moments,
         casts=cast,
         activations=tokens * (kept + _norm(model.width, device)),
         loss=tables + tokens * passes * compute * model.width,
@@ -81,8 +90,31 @@ def memory_of(recipe: TrainRecipe) -> TrainingMemory:
     """Memory of a recipe's largest forward pass, on a GPU unless it asks for the CPU."""
     kind = "cpu" if recipe.device == "cpu" else "cuda"
     return training_memory(
-        recipe.model, recipe.pass_tokens, recipe.precision, recipe.optimizer.name, recipe.recompute, kind
+        recipe.model, recipe.pass_tokens, recipe.precision, recipe.optimizer.name, recipe.recompute, kind, recipe.lora
     )
+
+
+class _Trained(NamedTuple):
+    """Counts of numbers: those trained, their moments, those of weights with an update; is the output trained?"""
+
+    numbers: int
+    moments: int
+    summed: int
+    output: bool
+
+
+def _trained(model: ModelSettings, optimizer: str, lora: LoraSettings | None) -> _Trained:
+    """What of a model is trained; Muon keeps one moment of what it moves, AdamW two of all else."""
+    count = model.parameters()
+    with torch.device("meta"):
+        built = Decoder(model.with_vocabulary(model.vocab_size or 1))  # a table is none of what Muon moves
+    if lora is None:
+        turned = sum(p.numel() for name, p in built.named_parameters() if is_turned(name, p))
+        return _Trained(count, 2 * count - (turned if optimizer == "muon" else 0), 0, True)
+    covered = {name: built.get_parameter(name).shape for name in covered_names(built, lora)}
+    numbers = sum(lora.rank * (rows + columns) * math.prod(stack) for *stack, rows, columns in covered.values())
+    summed = sum(shape.numel() for shape in covered.values())
+    return _Trained(numbers, numbers * (1 if optimizer == "muon" else 2), summed, "lm_head.weight" in covered)
 
 
 def _norm(width: int, device: str) -> int:

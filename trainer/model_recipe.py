@@ -13,6 +13,8 @@ from pipelines.recipe import Section
 from trainer.router_settings import RouterSettings
 
 GROUPED_ALIGNMENT = 8  # torch.nn.functional.grouped_mm wants strides of 16 bytes: 8 bf16 values
+MOST = 2**24  # of any size: far beyond what is trained, and small enough that products of three fit 64 bits
+MOST_LAYERS = 4096
 LATENT_EPS = 1e-6  # of the norms on latents: fixed in transformers, whatever the model's norm_eps is
 
 
@@ -36,11 +38,11 @@ class RopeSettings(Section):
     kind: Literal["yarn", "linear", "llama3"]
     factor: float = Field(ge=1)
     original_positions: int = Field(default=0, ge=0)
-    beta_fast: float = Field(default=32.0, gt=0)
+    beta_fast: float = Field(default=32.0, gt=0, le=1e6)
     beta_slow: float = Field(default=1.0, gt=0)
     attention_factor: float | None = Field(default=None, gt=0)
-    mscale: float = Field(default=0.0, ge=0)
-    mscale_all_dim: float = Field(default=0.0, ge=0)
+    mscale: float = Field(default=0.0, ge=0, le=1e6)
+    mscale_all_dim: float = Field(default=0.0, ge=0, le=1e6)
     truncate: bool = True
     low_freq_factor: float = Field(default=1.0, gt=0)
     high_freq_factor: float = Field(default=4.0, gt=0)
@@ -51,6 +53,8 @@ class RopeSettings(Section):
             raise ValueError(f"{self.kind} needs original_positions, the context before stretching")
         if self.high_freq_factor <= self.low_freq_factor:
             raise ValueError(f"high_freq_factor ({self.high_freq_factor}) must exceed {self.low_freq_factor}")
+        if self.beta_fast < self.beta_slow:
+            raise ValueError(f"beta_fast ({self.beta_fast}) must not be below beta_slow ({self.beta_slow})")
         return self
 
 
@@ -67,10 +71,10 @@ class MlaSettings(Section):
         value_dim: size of one head's value.
     """
 
-    kv_rank: int = Field(ge=1)
-    q_rank: int | None = Field(default=None, ge=1)
+    kv_rank: int = Field(ge=1, le=MOST)
+    q_rank: int | None = Field(default=None, ge=1, le=MOST)
     rope_dim: int = Field(ge=2)
-    value_dim: int = Field(ge=1)
+    value_dim: int = Field(ge=1, le=MOST)
 
 
 class ModelSettings(Section):
@@ -106,15 +110,15 @@ class ModelSettings(Section):
         mtp_weight: weight of the mean of their losses in the total.
     """
 
-    layers: int = Field(ge=1)
-    width: int = Field(ge=1)
-    heads: int = Field(ge=1)
-    kv_heads: int = Field(ge=1)
-    head_dim: int = Field(ge=2)
-    ffn_width: int = Field(ge=1)
-    vocab_size: int = Field(default=0, ge=0)
-    max_sequence: int = Field(default=2048, ge=1)
-    rope_theta: float = Field(default=10_000.0, gt=0)
+    layers: int = Field(ge=1, le=MOST_LAYERS)
+    width: int = Field(ge=1, le=MOST)
+    heads: int = Field(ge=1, le=MOST)
+    kv_heads: int = Field(ge=1, le=MOST)
+    head_dim: int = Field(ge=2, le=MOST)
+    ffn_width: int = Field(ge=1, le=MOST)
+    vocab_size: int = Field(default=0, ge=0, le=MOST)
+    max_sequence: int = Field(default=2048, ge=1, le=2**31)
+    rope_theta: float = Field(default=10_000.0, gt=1)
     rope: RopeSettings | None = None
     norm_eps: float = Field(default=1e-6, gt=0)
     qk_norm: Literal["none", "head", "full"] = "head"
@@ -122,16 +126,16 @@ class ModelSettings(Section):
     mla: MlaSettings | None = None
     tie_embeddings: bool = True
     initial_std: float = Field(default=0.02, gt=0)
-    experts: int = Field(default=0, ge=0)
+    experts: int = Field(default=0, ge=0, le=MOST)
     experts_per_token: int = Field(default=2, ge=1)
-    expert_width: int = Field(default=0, ge=0)
-    shared_experts: int = Field(default=1, ge=0)
-    shared_width: int = Field(default=0, ge=0)
+    expert_width: int = Field(default=0, ge=0, le=MOST)
+    shared_experts: int = Field(default=1, ge=0, le=MOST)
+    shared_width: int = Field(default=0, ge=0, le=MOST)
     shared_gate: bool = False
     dense_layers: int = Field(default=1, ge=0)
     expert_every: int = Field(default=1, ge=1)
     router: RouterSettings = RouterSettings()
-    mtp_layers: int = Field(default=0, ge=0)
+    mtp_layers: int = Field(default=0, ge=0, le=MOST_LAYERS)
     mtp_weight: float = Field(default=0.3, ge=0)
 
     @model_validator(mode="after")

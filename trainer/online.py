@@ -19,13 +19,12 @@ import torch
 from pipelines.errors import DataError, RecipeError
 from pipelines.execute import SCRATCH
 from pipelines.files import write_atomically
-from pipelines.manifest import digest_of
 from pipelines.progress import track
 from pipelines.shards import Blend, ShardSet
 from pipelines.store import Outcome
 from trainer.checkpoint import load_model
 from trainer.device import torch_threads
-from trainer.loop import train
+from trainer.loop import trained_once
 from trainer.model import Decoder
 from trainer.online_methods import METHODS, Batch, Method, Plan
 from trainer.online_settings import OnlineSettings
@@ -118,12 +117,7 @@ def mix_online(recipe: TrainRecipe, data: OnlineData, settings: OnlineSettings, 
 
 def _reference(recipe: TrainRecipe, data: OnlineData, weights: Mapping[str, float], work: Path) -> Path:
     """The reference model of a round, trained on weights that stay; it is trained once."""
-    blend = data.blend(weights)
-    parts = [(weight, shard.name, shard.sha256) for weight, shard in blend.parts]
-    folder = work / SCRATCH / f"reference-{digest_of({'recipe': recipe.model_dump(mode='json'), 'blend': parts})[:16]}"
-    if not (folder / "training.json").is_file():
-        train(recipe, blend, folder)
-    return folder / "final"
+    return trained_once(recipe, data.blend(weights), work, "reference")
 
 
 def _round(
@@ -158,7 +152,7 @@ def _begin(
     recipe: TrainRecipe, data: OnlineData, settings: OnlineSettings, folder: Path, reference: Path | None
 ) -> Run:
     """The run at its last good checkpoint; another method or other data are another run."""
-    held_out = [(shard.name, shard.sha256) for shard in data.validation.shards] if data.validation else []
+    held_out = data.validation.identity if data.validation else []
     own = settings.model_dump(mode="json")
     return begin_run(recipe, [data.blend(data.prior)], folder, {
         "online": {"method": settings.method, "settings": own[settings.method]}, "held_out": held_out,

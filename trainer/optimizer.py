@@ -16,10 +16,15 @@ MOMENTS = ("exp_avg", "exp_avg_sq", "step", "momentum_buffer")
 NOT_FOR_MUON = ("embed_tokens.weight", "lm_head.weight", "gate.weight")  # rows are tokens or experts, not directions
 
 
+def is_turned(name: str, parameter: Tensor) -> bool:
+    """Whether Muon moves a parameter, which then has one moment; AdamW, with two, has the others."""
+    return parameter.dim() >= 2 and not name.endswith(NOT_FOR_MUON)
+
+
 def make_optimizer(model: nn.Module, settings: OptimizerSettings) -> torch.optim.Optimizer:
     """The optimizer over the trained parameters of `model`; vectors (norms, biases) do not decay."""
     named = [(name, parameter) for name, parameter in model.named_parameters() if parameter.requires_grad]
-    turned = [p for name, p in named if settings.name == "muon" and p.dim() >= 2 and not name.endswith(NOT_FOR_MUON)]
+    turned = [p for name, p in named if settings.name == "muon" and is_turned(name, p)]
     taken = {id(parameter) for parameter in turned}
     matrices = [p for _, p in named if p.dim() >= 2 and id(p) not in taken]
     vectors = [p for _, p in named if p.dim() < 2]

@@ -14,6 +14,9 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+# the operator is torch's own, not part of its interface: where it is missing, products are MKL's as everywhere
+ONEDNN = torch.backends.mkldnn.is_available() and hasattr(torch.ops.mkldnn, "_linear_pointwise")
+
 
 def linear(x: Tensor, weight_OI: Tensor, bias_O: Tensor | None = None) -> Tensor:
     """`x @ weight.T + bias` over the last axis, differentiable once.
@@ -36,7 +39,7 @@ def by_onednn(x: Tensor) -> bool:
     """Whether products of `x` are oneDNN's; torch.compile takes products of its own."""
     if torch.compiler.is_compiling():
         return False
-    return x.device.type == "cpu" and x.dtype == torch.float32 and torch.backends.mkldnn.is_available()
+    return ONEDNN and x.device.type == "cpu" and x.dtype == torch.float32
 
 
 def product(x_RI: Tensor, weight_OI: Tensor, out_RO: Tensor | None = None) -> Tensor:

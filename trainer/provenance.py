@@ -17,7 +17,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pipelines.journal import KEPT_JOURNAL
+from pipelines.journal import KEPT_JOURNAL, end_torn_line, read_journal
 from pipelines.recipe import ROOT
 from pipelines.shards import Blend, ShardSet
 from pipelines.store import code_version
@@ -63,6 +63,7 @@ def record_provenance(run: "Run", validation: ShardSet | None = None) -> dict[st
     found = provenance_of(run, validation)
     path = run.work / PROVENANCE
     path.parent.mkdir(parents=True, exist_ok=True)
+    end_torn_line(path)
     with path.open("a", encoding="utf-8") as file:
         file.write(json.dumps(found, ensure_ascii=False) + "\n")
     return found
@@ -159,5 +160,4 @@ def _shards(shards: ShardSet | None) -> list[Mapping[str, Any]]:
 
 def read_provenance(folder: Path) -> Sequence[dict[str, Any]]:
     """The lines of a run's provenance, oldest first; none where it was trained before there were any."""
-    path = folder / PROVENANCE
-    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()] if path.is_file() else []
+    return read_journal(folder / PROVENANCE)

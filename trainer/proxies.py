@@ -92,10 +92,8 @@ class _Swarm:
 
     def identity(self, job: ProxyJob) -> str:
         """Digest of all that a proxy's result depends on."""
-        blend = [(weight, shard.name, shard.sha256) for weight, shard in job.blend.parts]
-        held_out = [(shard.name, shard.sha256) for shard in self.validation.shards]
-        described = {"recipe": self.recipe.model_dump(mode="json"), "seed": job.seed, "blend": blend,
-                     "held_out": held_out, "exam": self.exam_digest}  # fmt: skip
+        described = {"recipe": self.recipe.model_dump(mode="json"), "seed": job.seed, "blend": job.blend.identity,
+                     "held_out": self.validation.identity, "exam": self.exam_digest}  # fmt: skip
         return digest_of(described)
 
     def is_done(self, job: ProxyJob) -> bool:

@@ -7,7 +7,7 @@ is. The model's shape has a module of its own (`model_recipe.py`).
 import math
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
@@ -20,6 +20,9 @@ from trainer.gate_settings import GateSettings
 from trainer.lora_settings import LoraSettings
 from trainer.model_recipe import ModelSettings
 from trainer.spike_guard import SpikeSettings
+
+Decay = Annotated[float, Field(ge=0, lt=1)]
+MOST_SAMPLES = 2**31  # of a stage: its order holds ten bytes for each
 
 
 class OptimizerSettings(Section):
@@ -36,7 +39,7 @@ class OptimizerSettings(Section):
     """
 
     name: Literal["adamw", "muon"] = "adamw"
-    betas: tuple[float, float] = (0.9, 0.95)
+    betas: tuple[Decay, Decay] = (0.9, 0.95)
     eps: float = Field(default=1e-8, gt=0)
     weight_decay: float = Field(default=0.1, ge=0)
     momentum: float = Field(default=0.95, ge=0, lt=1)
@@ -142,6 +145,11 @@ class StageSettings(Section):
         for batch, length in self._shapes():
             if batch % length:
                 raise ValueError(f"batch_tokens ({batch}) must be a multiple of sequence_length ({length})")
+            if max(self.tokens, batch) // length > MOST_SAMPLES:
+                raise ValueError(
+                    f"tokens ({max(self.tokens, batch)}) in samples of {length} are more than {MOST_SAMPLES} samples; "
+                    "split the stage or lengthen its samples"
+                )
         if self.schedule == "wsd" and self.warmup + self.decay > 1:
             raise ValueError(
                 f"warmup ({self.warmup:g}) and decay ({self.decay:g}) overlap: the rate would jump; "
@@ -181,6 +189,11 @@ class StageSettings(Section):
     def trained_tokens(self) -> int:
         """Tokens of the stage's whole batches."""
         return sum(phase.tokens for phase in self.phases)
+
+    @property
+    def fresh_tokens(self) -> int:
+        """Those of them that no earlier stage was trained on: without what is replayed."""
+        return round(self.trained_tokens * (1 - self.replay))
 
     @property
     def longest(self) -> int:
@@ -258,7 +271,7 @@ class TrainRecipe(Section):
     spikes: SpikeSettings | None = None
     gates: GateSettings | None = None
     seed: int = Field(default=0, ge=0, lt=2**32)
-    threads: int = Field(default=1, ge=1)
+    threads: int = Field(default=1, ge=1, le=1024)
     precision: Literal["fp32", "bf16"] = "fp32"
     separate_documents: bool = False
     recompute: bool = False
@@ -301,6 +314,11 @@ class TrainRecipe(Section):
     def tokens(self) -> int:
         """Tokens trained on, all stages together."""
         return sum(stage.trained_tokens for stage in self.stages)
+
+    @property
+    def fresh_tokens(self) -> int:
+        """Those of them that are not replayed."""
+        return sum(stage.fresh_tokens for stage in self.stages)
 
     @property
     def pass_tokens(self) -> int:

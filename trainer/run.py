@@ -5,7 +5,6 @@ checkpoints hold. No random state is kept: after the first weights nothing draws
 its place. Logs are cut to the checkpoint before a run goes on.
 """
 
-import os
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -24,7 +23,7 @@ from trainer.checkpoint import Checkpoint, discard_after, read_checkpoints, tidy
 from trainer.checkpoint_writer import CheckpointWriter
 from trainer.device import choose_device
 from trainer.expert_load import LoadLog
-from trainer.metrics import append_line
+from trainer.metrics import MetricsLog
 from trainer.model import Decoder
 from trainer.observer import StageDecision
 from trainer.optimizer import MOMENTS, make_optimizer, optimizer_tensors, restore_optimizer
@@ -89,6 +88,11 @@ class Run:
         return any(decision.stop for decision in self.decisions.values())
 
     @cached_property
+    def lines(self) -> MetricsLog:
+        """Writes `metrics.jsonl`."""
+        return MetricsLog(self.metrics)
+
+    @cached_property
     def data(self) -> TrainingData:
         """The samples of every phase."""
         return TrainingData(self.recipe, self.blends)
@@ -100,7 +104,7 @@ class Run:
 
     def log(self, line: Mapping[str, Any]) -> None:
         """Add a line to `metrics.jsonl`."""
-        append_line(self.metrics, line)
+        self.lines.append(line)
 
     def decide(self, stage: int, decision: StageDecision) -> None:
         """Let a decision hold from the next stage on."""
@@ -176,9 +180,9 @@ def begin_run(
     device = choose_device(recipe.device)
     model = first_model(recipe, PRECISIONS[recipe.precision], start).to(device).train()
     model.recompute = recipe.recompute
-    described = [[(weight, shard.name, shard.sha256) for weight, shard in blend.parts] for blend in blends]
+    read = [blend.identity for blend in blends]
     asked = recipe.model_dump(mode="json", exclude=NO_BITS)
-    identity = digest_of({"recipe": asked, "blends": described, **(method or {}), **digest_of_start(start)})
+    identity = digest_of({"recipe": asked, "blends": read, **(method or {}), **digest_of_start(start)})
     run = Run(recipe, blends, work, identity, device, model, make_optimizer(model, recipe.optimizer))
     if layers := list(model.routers()):
         run.loads = LoadLog(work / SCRATCH / "expert_load.bin", layers, recipe.model.experts)
@@ -196,11 +200,11 @@ def _go_on(run: Run) -> None:
     for checkpoint in read_checkpoints(*folders):
         if checkpoint.note["run"] != run.identity:
             raise DataError(f"{run.work} holds checkpoints of another recipe or other data; give an empty folder")
-        if _cut_logs(run, checkpoint.step, checkpoint.note["metrics_bytes"]):
+        if _cut_logs(run, checkpoint):
             run.restore(checkpoint)
             break
     else:
-        _cut_logs(run, 0, 0)
+        _clear_logs(run)
     if useless := discard_after(run.step, *folders):
         names = ", ".join(sorted(path.name for path in useless))
         print(f"loam: {names} or the logs up to there are damaged; going on after step {run.step}", file=sys.stderr)
@@ -212,22 +216,24 @@ def compile_layers(model: Decoder) -> None:
         layer.compile()
 
 
-def _cut_logs(run: Run, step: int, metrics_bytes: int) -> bool:
-    """Forget what was logged after `step`; False when the logs are shorter than that."""
-    run.metrics.touch()
-    if run.metrics.stat().st_size < metrics_bytes or (run.loads is not None and not run.loads.truncate(step)):
-        return False
-    os.truncate(run.metrics, metrics_bytes)
-    return True
+def _cut_logs(run: Run, checkpoint: Checkpoint) -> bool:
+    """Forget what was logged after a checkpoint; False when the logs are not those that it was written beside."""
+    whole = run.metrics.is_file() and run.lines.restore(checkpoint.note["metrics"])
+    return whole and (run.loads is None or run.loads.truncate(checkpoint.step))
+
+
+def _clear_logs(run: Run) -> None:
+    run.lines.clear()
+    if run.loads is not None:
+        run.loads.truncate(0)
 
 
 def save_state(run: Run) -> None:
     """Begin to write a checkpoint from which `begin_run` goes on; returns when the state is copied."""
-    for log in (run.metrics, run.loads.path) if run.loads else (run.metrics,):
-        with log.open("rb") as file:
-            os.fsync(file.fileno())  # a checkpoint never stands beside logs that a loss of power took
+    if run.loads is not None:
+        run.loads.flush()
     note = {
-        "run": run.identity, "metrics_bytes": run.metrics.stat().st_size, "notes": run.notes,
+        "run": run.identity, "metrics": run.lines.state(), "notes": run.notes,
         "decisions": {str(stage): decision.as_note() for stage, decision in run.decisions.items()},
         "guard": run.guard.state() if run.guard else None,
         "model": run.recipe.model.model_dump(mode="json"),

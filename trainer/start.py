@@ -10,7 +10,7 @@ import torch
 
 from pipelines.errors import DataError
 from pipelines.files import sha256_of
-from trainer.checkpoint import WEIGHTS, load_checkpoint
+from trainer.checkpoint import load_checkpoint, weights_of
 from trainer.families.family import essence
 from trainer.flow_matching import FlowHead, save_head
 from trainer.lora import add_lora, coverage, merge, updates
@@ -68,7 +68,7 @@ def _refuse_another(start: Path, shape: ModelSettings, asked: ModelSettings) -> 
 
 def digest_of_start(start: Path | None) -> dict[str, str]:
     """What a run's identity says of the checkpoint that it starts from; empty for fresh weights."""
-    return {} if start is None else {"start": sha256_of(start / WEIGHTS)}
+    return {} if start is None else {"start": sha256_of(weights_of(start))}
 
 
 def finished_model(model: Decoder, work: Path) -> dict[str, object] | None:

@@ -50,11 +50,13 @@ def train_step(run: Run, stage: int, place: int, phase: Phase, local: int) -> di
         Its line of metrics.
 
     Raises:
+        DataError: a shard has tokens that the model does not know.
         DivergedError: loss or gradient is not finite, or spikes do not end.
     """
     settings = run.recipe.stages[stage]
     first = local * phase.batch_samples
     samples = run.data.phase(place).batch(first, phase.batch_samples)
+    samples.require_known(run.recipe.model.vocab_size)
     steps_before = run.step - sum(before.steps for before in run.recipe.stages[:stage])
     rate = settings.learning_rate_at(steps_before) * run.rate_factor(stage)
     decay = run.recipe.optimizer.weight_decay if settings.weight_decay is None else settings.weight_decay

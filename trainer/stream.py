@@ -95,6 +95,22 @@ class Samples:
     documents_BS: np.ndarray
     domains: tuple[str, ...]
 
+    def require_known(self, vocabulary: int) -> None:
+        """Refuse tokens that a model does not know.
+
+        Args:
+            vocabulary: tokens that it knows.
+
+        Raises:
+            DataError: names the domain and the token.
+        """
+        highest_B = np.maximum(self.inputs_BS.max(axis=1), self.targets_BS.max(axis=1))
+        if highest_B[row := int(highest_B.argmax())] >= vocabulary:
+            raise DataError(
+                f"domain {self.domains[row]} has token {highest_B[row]}, the model knows {vocabulary}: the shards are "
+                "another tokenizer's; give theirs, or set model.vocab_size"
+            )
+
 
 class BlendStream:
     """The samples of one phase.
@@ -269,7 +285,7 @@ def check_epochs(stages: Sequence[StageSettings], blends: Sequence[Blend], cap: 
     """
     passes: dict[str, float] = {}
     for stage, blend in zip(stages, blends, strict=True):
-        for name, epochs in blend.epochs(round(stage.trained_tokens * (1 - stage.replay))).items():
+        for name, epochs in blend.epochs(stage.fresh_tokens).items():
             passes[name] = passes.get(name, 0.0) + epochs
     worst = max(passes, key=lambda name: passes[name])
     if cap is not None and passes[worst] > cap * CAP_TOLERANCE:

@@ -66,9 +66,8 @@ class SweepData:
     def identity(self, trial: Trial) -> str:
         """Digest of all that a trial's result depends on."""
         blends = {"": self.blends} if isinstance(self.blends, Blend) else self.blends
-        read = {name: [(weight, shard.name, shard.sha256) for weight, shard in blend.parts]
-                for name, blend in blends.items()}  # fmt: skip
-        held_out = [(shard.name, shard.sha256) for shard in self.validation.shards] if self.validation else []
+        read = {name: blend.identity for name, blend in blends.items()}
+        held_out = self.validation.identity if self.validation else []
         return digest_of({"recipe": trial.recipe.model_dump(mode="json"), "blends": read, "held_out": held_out})
 
     def elsewhere(self) -> "SweepData":

@@ -16,7 +16,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pipelines.journal import KEPT_JOURNAL
+from pipelines.journal import KEPT_JOURNAL, end_torn_line, read_journal
 from pipelines.shards import ShardSet
 from trainer.observer import Observer
 from trainer.provenance import record_provenance
@@ -44,6 +44,7 @@ class Telemetry(Observer):
 
         found = record_provenance(run, self._validation)
         self._path, self._device = run.work / TELEMETRY, run.device
+        end_torn_line(self._path)
         self._flops = list(_flops_of_steps(run))
         self._peak, source = peak_flops(run.device, run.recipe.precision)
         self._write(event="start", time=found["time"], step=run.step, commit=found["code"]["commit"],
@@ -121,8 +122,6 @@ def _peak_resident() -> int:
 
 def read_telemetry(folder: Path) -> list[dict[str, Any]]:
     """The lines of a run's journal, oldest first; a step that was repeated after a kill counts as it was last."""
-    from pipelines.journal import read_journal
-
     events = read_journal(folder / TELEMETRY)
     steps = {event["step"]: event for event in events if event["event"] == "step"}
     return [event for event in events if event["event"] != "step" or steps[event["step"]] is event]

@@ -29,7 +29,8 @@ class TensorFiles:
         without: of those, the ones whose whole names begin so are not; empty leaves none out.
 
     Raises:
-        DataError: there is none, one that the index names is missing, or a file cannot be read.
+        DataError: there is none, one that the index names is missing or lies elsewhere, a file cannot be read, or two
+            hold the same tensor.
     """
 
     def __init__(self, place: Path, prefix: str = "", without: str = "") -> None:
@@ -43,6 +44,11 @@ class TensorFiles:
                 for whole in header.keys():  # noqa: SIM118  (not a mapping)
                     if whole.startswith(prefix) and not (without and whole.startswith(without)):
                         name = whole.removeprefix(prefix)
+                        if name in self._file_of:
+                            both = f"{self._file_of[name]} and {file}"
+                            raise DataError(
+                                f"tensor {name} is in {both}; expected it once, remove the file that is not the model's"
+                            )
                         self._shapes[name] = tuple(header.get_slice(whole).get_shape())
                         self._file_of[name] = file
 
@@ -72,10 +78,12 @@ def _files_of(folder: Path) -> list[Path]:
     """The files that an index names, or else all that lie there."""
     if (index := folder / INDEX).is_file():
         try:
-            named = sorted(set(json.loads(index.read_bytes())["weight_map"].values()))
-        except (ValueError, KeyError, AttributeError, TypeError):
+            named = sorted({str(name) for name in json.loads(index.read_bytes())["weight_map"].values()})
+        except (OSError, ValueError, KeyError, AttributeError, TypeError, RecursionError):
             raise DataError(f"{index} is no index of weights; fetch it again") from None
         for name in named:
+            if Path(name).name != name:  # what lies elsewhere is not hashed with the folder
+                raise DataError(f"{index} names {name!r}; expected files of its own folder")
             if not (folder / name).is_file():
                 raise DataError(f"{folder / name} is missing, though {INDEX} names it; fetch it again")
         return [folder / name for name in named]

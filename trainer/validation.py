@@ -75,13 +75,38 @@ def losses_of(model: Decoder, shard: Shard, sequence_length: int, max_tokens: in
     Raises:
         DataError: the shard holds fewer than two tokens.
     """
-    tokens = np.asarray(IndexedTokens(shard.prefix).tokens)[: max_tokens + 1].astype(np.int64)
-    if len(tokens) < 2:
-        raise DataError(f"held-out shard {shard.name} at {shard.prefix} holds {len(tokens)} tokens, two are needed")
+    tokens = _first_tokens(shard, max_tokens)
     device = model.embed_tokens.weight.device
     for windows_BS in _windows(tokens, sequence_length):
         batch_BS = torch.from_numpy(windows_BS).to(device)
         yield model.token_losses(batch_BS[:, :-1], batch_BS[:, 1:])
+
+
+def check_held_out(shards: ShardSet, vocabulary: int, max_tokens_per_domain: int) -> None:
+    """Refuse what could not be measured, before a training begins.
+
+    Args:
+        shards: one per domain.
+        vocabulary: tokens that the model knows.
+        max_tokens_per_domain: scored from each shard's beginning.
+
+    Raises:
+        DataError: a shard holds fewer than two tokens, or one that the model does not know.
+    """
+    for shard in shards.shards:
+        if (highest := int(_first_tokens(shard, max_tokens_per_domain).max())) >= vocabulary:
+            raise DataError(
+                f"held-out shard {shard.name} at {shard.prefix} has token {highest}, the model knows {vocabulary}: it "
+                "is another tokenizer's; give its own, or set model.vocab_size"
+            )
+
+
+def _first_tokens(shard: Shard, most: int) -> np.ndarray:
+    """Tokens of a shard's beginning, `most` and the one that they follow, int64."""
+    tokens = np.asarray(IndexedTokens(shard.prefix).tokens)[: most + 1].astype(np.int64)
+    if len(tokens) < 2:
+        raise DataError(f"held-out shard {shard.name} at {shard.prefix} holds {len(tokens)} tokens, two are needed")
+    return tokens
 
 
 def _windows(tokens: np.ndarray, length: int) -> Iterator[np.ndarray]:

@@ -226,7 +226,7 @@ def train(
         return outcome
 
     run_verb("train", out, settings, documents_of([str(data)]), action, as_json, digests_of(given))
-    if not as_json:
+    if not as_json and (out / PAGE).is_file():
         typer.echo(f"report: {out / PAGE}")
 
 

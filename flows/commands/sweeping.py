@@ -40,7 +40,7 @@ def sweep(
 
     def action(work: Path) -> Outcome:
         shards, validation = shards_of(data)
-        tokens = max(trial.recipe.tokens for trial in settings.trials())
+        tokens = max(trial.recipe.fresh_tokens for trial in settings.trials())
         vocabulary = vocabulary_of(tokenizer) if tokenizer else None
         outcome = run_sweep(settings, vocabulary, blend_of(weights, shards, tokens), validation, work, workers)
         write_sweep_report(settings.name, settings.about, work)

@@ -23,7 +23,7 @@ def _train(recipe: RunRecipe) -> Step:
         from trainer.telemetry import Telemetry
 
         mixture, shards = Mixture.read(place.of("mixture") / "mixture.yaml"), train_shards(place)
-        check_mixture(mixture, shards, recipe.train.tokens)
+        check_mixture(mixture, shards, recipe.train.fresh_tokens)
         validation = validation_shards(place)
         blend = Blend.of(mixture.weights, shards)
         return train(sized(recipe.train, place), blend, work, validation, [Telemetry(validation)])

@@ -52,7 +52,7 @@ def latent_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     config = DeepseekV3Config(
         vocab_size=300, hidden_size=64, intermediate_size=96, num_hidden_layers=2, num_attention_heads=2,
         num_key_value_heads=2, max_position_embeddings=128, initializer_range=0.2, bos_token_id=256, eos_token_id=256,
-        kv_lora_rank=48, q_lora_rank=None, qk_nope_head_dim=16, qk_rope_head_dim=16, v_head_dim=24,
+        kv_lora_rank=512, q_lora_rank=None, qk_nope_head_dim=32, qk_rope_head_dim=64, v_head_dim=32,
         first_k_dense_replace=2,
     )  # fmt: skip
     DeepseekV3ForCausalLM(config).save_pretrained(folder)

@@ -1,14 +1,16 @@
-"""`loam track` and `loam experts` on what `loam train` wrote."""
+"""`loam track`, `loam report` and `loam experts` on what `loam train` wrote."""
 
 import importlib.util
 import json
+import re
 from pathlib import Path
 
 import numpy as np
 import pytest
 
+from flows.training_report import thinned, training_sections
 from pipelines.indexed import IndexedWriter
-from tests.flows.conftest import Fails, Works
+from tests.flows.conftest import Command, Fails, Works
 
 MODEL = """kind: train
 name: small
@@ -45,6 +47,54 @@ def test_experts_of_a_training(works: Works, fails: Fails, data: Path, tmp_path:
     page = (tmp_path / "looked" / "experts.html").read_text()
     assert page.count("<svg") == 5  # load, spread, co-activation, saturation, domains
     fails(3, "holds no training", "experts", data, "--data", data, "--out", "nothing")
+
+
+WATCHED = """
+gates: {warn_ratio: 1.0001, at_warning: [raise_replay]}
+spikes: {window: 3, least: 2, sigmas: 0.0001, most_in_a_row: 20}
+validate_every: 4
+"""
+
+
+def test_a_training_has_a_page(works: Works, call: Command, data: Path, tmp_path: Path):
+    (tmp_path / "watched.yaml").write_text(MODEL + WATCHED)
+    for out in ("trained", "again"):
+        works("train", "watched.yaml", "--data", data, "--out", out)
+    page = (tmp_path / "trained" / ".journal" / "report.html").read_text()
+    heads = re.findall("<h2>(.*?)</h2>", page)
+    assert heads == ["Loss", "Rate and gradient", "What it read", "Expert load", "Gates", "Skipped steps", "Speed",
+                     "Made with"]  # fmt: skip
+    assert page.count("<svg") == 5  # loss, rate and gradient, load, spread, speed
+    assert "held out: code" in page
+    assert "standard deviations above" in page
+    code, out, _ = call("train", "watched.yaml", "--data", data, "--out", "trained")
+    assert (code, out.splitlines()[-1]) == (0, "report: trained/.journal/report.html")
+    code, out, _ = call("report", "trained")
+    assert (code, out) == (0, "trained/.journal/report.html\n")
+    assert (tmp_path / out.strip()).read_text() == page  # the same journal gives the same page
+    first, second = (training_sections(tmp_path / name) for name in ("trained", "again"))
+    assert first == second  # what no clock decides is the same in both
+    assert "report.html" not in (tmp_path / "trained" / "manifest.json").read_text()
+
+
+def test_a_training_that_still_goes_has_a_page(works: Works, call: Command, data: Path, tmp_path: Path):
+    works("train", "small.yaml", "--data", data, "--out", "trained")
+    work = tmp_path / ".live.0123456789ab.work"
+    (tmp_path / "trained").rename(work)
+    lines = (work / "metrics.jsonl").read_text().splitlines(keepends=True)
+    (work / "metrics.jsonl").write_text("".join(lines[:5]) + lines[5][:20])
+    (work / "training.json").unlink()
+    (work / "expert_load.parquet").unlink()
+    code, out, _ = call("report", "live", "--out", "page.html")
+    assert (code, out) == (0, "page.html\n")
+    assert "5 steps, 640 tokens, not over yet" in (tmp_path / "page.html").read_text()
+
+
+def test_long_curves_are_thinned_and_keep_their_ends():
+    assert thinned([1.0, 2.0]) == [1.0, 2.0]
+    assert thinned([]) == []
+    many = thinned(list(map(float, range(10_000))), lambda window: window[-1])
+    assert (len(many), many[-1]) == (1000, 9999.0)
 
 
 def test_track_says_what_it_needs(works: Works, fails: Fails, data: Path):

@@ -4,8 +4,8 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from pipelines.text_cuts import cut_texts
 from pipelines.shingles import words_of
+from pipelines.text_cuts import cut_texts
 
 
 def cut(text, *spans):

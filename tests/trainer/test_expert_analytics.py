@@ -80,6 +80,16 @@ def test_random_routing_saturates_by_chance_and_tells_nothing():
     assert lifted_pairs(final_NK, 8)[0]["lift"] == pytest.approx((1 / 7) / (2 / 8), rel=0.1)  # without replacement
 
 
+def test_what_a_small_sample_shares_by_chance_is_taken_off():
+    """400 choices of 16 experts in 8 classes share 7 * 15 / (2 * 400 * ln 2) = 0.19 bits without meaning any."""
+    random = np.random.default_rng(0)
+    found = []
+    for _ in range(20):
+        chosen_NK = np.argsort(random.random((200, 16)), axis=1)[:, :2]
+        found.append(specialisation(chosen_NK, random.integers(0, 8, 200), 8, 16)["information_bits"])
+    assert np.mean(found) < 0.05
+
+
 def test_an_expert_for_each_class_tells_it_all():
     class_N = np.arange(4000) % 4
     found = specialisation(class_N[:, None], class_N, 4, 4)
@@ -148,6 +158,10 @@ def test_what_is_trained_beside_a_model_does_not_hide_its_experts(tmp_path: Path
     else:
         ours, final = load_model(last).state_dict(), load_model(tmp_path / "work" / "final").state_dict()
         assert all(torch.equal(tensor, final[name]) for name, tensor in ours.items())
+        again = TrainRecipe.model_validate(RECIPE.model_dump())  # a training may begin at such a checkpoint, too
+        blend = Blend.of({"even": 0.5, "odd": 0.5}, shards)
+        begun = train(again, blend, tmp_path / "again", start=last).metrics["stages"][0]["first_loss"]
+        assert begun < train(again, blend, tmp_path / "fresh").metrics["stages"][0]["first_loss"] - 0.5
 
 
 def test_choices_are_those_of_the_router_itself(tmp_path: Path, shards: ShardSet):

@@ -13,6 +13,7 @@ from safetensors.torch import load_file, save_file  # noqa: E402
 from pipelines.errors import DataError, RecipeError  # noqa: E402
 from trainer.checkpoint import load_model, save_model  # noqa: E402
 from trainer.export import check_export, export_hf  # noqa: E402
+from trainer.families.family import Family, essence  # noqa: E402
 from trainer.families.registry import BY_TYPE, FAMILIES, family_of, shape_of  # noqa: E402
 from trainer.hf_import import import_hf  # noqa: E402
 from trainer.model import new_model  # noqa: E402
@@ -37,7 +38,8 @@ CASES: dict[str, tuple[str, dict[str, Any]]] = {
     "qwen2": ("qwen2", {}),
     "qwen2 yarn tied": ("qwen2", {"rope_parameters": YARN, "tie_word_embeddings": True}),
     "qwen3": ("qwen3", {"head_dim": 16}),
-    "qwen3 yarn": ("qwen3", {"head_dim": 16, "rope_parameters": {**YARN, "truncate": False, "attention_factor": 0.9}}),
+    "qwen3 yarn": ("qwen3", {"head_dim": 16, "rope_parameters": {**YARN, "truncate": False, "attention_factor": 0.9,
+                                                                 "beta_slow": 0.05}}),
     "mixtral": ("mixtral", {"num_local_experts": 4, "num_experts_per_tok": 2}),
     "olmoe": ("olmoe", {"num_experts": 8, "num_experts_per_tok": 3}),
     "olmoe normalized": ("olmoe", {"num_experts": 8, "num_experts_per_tok": 3, "norm_topk_prob": True}),
@@ -177,6 +179,24 @@ PUBLISHED: dict[str, tuple[int, dict[str, Any]]] = {
 }  # fmt: skip
 
 
+@pytest.mark.parametrize("family", FAMILIES, ids=lambda family: family.model_type)
+def test_a_key_that_is_absent_means_what_it_means_to_transformers(family: Family):
+    """Or it is asked for. Heads of keys are left out: transformers has a number there, which shapes betray."""
+    changes = next(changes for model_type, changes in CASES.values() if model_type == family.model_type)
+    described = {"rms_norm_eps": 1e-6, "rope_theta": 5e5, "tie_word_embeddings": False, **SHAPE, **changes}
+    theirs = type(transformers.AutoConfig.for_model(family.model_type))
+    read = 0
+    for absent in sorted({*family.fields, *family.constants, *described, "q_lora_rank"} - {"num_key_value_heads"}):
+        config = {key: value for key, value in described.items() if key != absent}
+        try:
+            ours = family.shape_of(config)
+        except (KeyError, ValueError, TypeError):
+            continue
+        assert essence(ours) == essence(family.shape_of(theirs(**config).to_dict())), absent
+        read += 1
+    assert read >= 5
+
+
 @pytest.mark.parametrize("name", PUBLISHED)
 def test_published_configurations_have_the_published_size(name: str):
     size, config = PUBLISHED[name]
@@ -189,6 +209,23 @@ def test_active_parameters_are_the_published_ones():
     billions = {name: shape_of(config, name)[1].active_parameters() / 1e9 for name, (_, config) in PUBLISHED.items()}
     published = {"Mixtral-8x7B": 12.9, "OLMoE-1B-7B": 1.3, "Qwen1.5-MoE-A2.7B": 2.7, "Qwen3-30B-A3B": 3.3}
     assert {name: round(billions[name], 1) for name in published} == pytest.approx(published, abs=0.11)
+
+
+@pytest.mark.parametrize("case", ["qwen2_moe", "mixtral", "olmoe", "dots1", "deepseek_v2", "deepseek_v3"])
+def test_operations_of_experts_are_those_that_torch_counts(case: str):
+    """transformers' loop over experts, forward, three times; attention, counted whole, at its causal half."""
+    from torch.utils.flop_counter import FlopCounterMode
+
+    theirs, length = theirs_of(case), 32
+    theirs.set_experts_implementation("eager")
+    with torch.inference_mode(), FlopCounterMode(display=False) as counter:
+        theirs(torch.zeros(1, length, dtype=torch.int64), use_cache=False)
+    products = {str(op): count for op, count in counter.get_flop_counts()["Global"].items()}
+    outside = sum(count for op, count in products.items() if "attention" not in op and "bmm" not in op)
+    shape = shape_of(theirs.config.to_dict(), case)[1].model_copy(update={"mtp_layers": 0})
+    attention = shape.layers * 3 * shape.heads * (shape.head_dim + shape.value_dim) * length
+    vectors = sum(p.numel() for p in theirs.parameters() if p.dim() == 1)  # of norms and biases: no product
+    assert shape.flops_per_token(length) - 6 * vectors == pytest.approx(3 * outside / length + attention)
 
 
 @pytest.mark.parametrize(
@@ -205,6 +242,9 @@ def test_active_parameters_are_the_published_ones():
         ("DeepSeek-V3", {"n_shared_experts": 0}, "n_shared_experts must be 1 or more"),
         ("DeepSeek-V3", {"quantization_config": {"quant_method": "fp8"}}, "quantized weights are not read"),
         ("DeepSeek-V3", {"n_group": 7}, "must divide experts"),
+        ("DeepSeek-V3", {"rope_scaling": "yarn"}, "config.json holds a value of the wrong kind"),
+        ("DeepSeek-V3", {"qk_rope_head_dim": "64"}, "config.json holds a value of the wrong kind"),
+        ("OLMoE-1B-7B", {"num_attention_heads": 0}, "config.json holds a value of the wrong kind"),
     ],
 )
 def test_what_is_not_computed_is_refused(name: str, change: dict[str, Any], message: str):

@@ -163,6 +163,7 @@ def test_a_balancing_bias_stays_unless_asked():
         for rate in (0.0, 1e-4)
     ]
     assert rates == [0.0, 1e-4, 0.0, 0.0]
+    assert recipe_of(FineTuneSettings(tokens=2048, aux_loss=0.02), softmax, "").model.router.aux_loss == 0.02
 
 
 def test_what_cannot_be_is_said(olmoe: Path, documents: Path, tmp_path: Path):

@@ -15,7 +15,7 @@ from pipelines.errors import DataError
 from pipelines.indexed import IndexedWriter, load_shards, origin_path
 from pipelines.shards import Blend, ShardSet
 from trainer.gate_settings import GateSettings
-from trainer.gates import bytes_of, compared, gate_lines
+from trainer.gates import bytes_of, compared
 from trainer.loop import train
 from trainer.metrics import read_metrics
 from trainer.recipe import TrainRecipe
@@ -75,7 +75,7 @@ def test_a_forgotten_source_is_told_and_acted_on(tmp_path: Path):
     rates = {line["stage"]: line["lr"] for line in lines if line["kind"] == "step"}
     assert rates["again"] == pytest.approx(rates["odd"] / 2)
     assert measured[72] < measured[48]
-    assert "after stage odd: limit; even is at" in gate_lines(tmp_path / "work" / "metrics.jsonl")[1]
+    assert gates[1]["decision"]["reason"].startswith("even is at ")
 
 
 def test_a_stop_ends_the_run(tmp_path: Path):

@@ -177,6 +177,20 @@ def test_a_vocabulary_is_required(tmp_path: Path):
         train(recipe, blend_of(shards), tmp_path / "work")
 
 
+def test_shards_of_another_tokenizer_are_told_at_once(tmp_path: Path):
+    shards = shards_of(tmp_path / "shards")
+    small = DENSE.model_copy(update={"model": DENSE.model.with_vocabulary(15)})
+    with pytest.raises(DataError, match="domain odd has token 15, the model knows 15"):
+        train(small, blend_of(shards), tmp_path / "work")
+    with pytest.raises(DataError, match=r"held-out shard odd at .* has token 15, the model knows 15"):
+        train(small, blend_of(shards), tmp_path / "other", shards)
+    with IndexedWriter(tmp_path / "short" / "even", 32) as writer:
+        writer.append(np.array([1]), np.array([1]))
+    with pytest.raises(DataError, match="holds 1 tokens, two are needed"):
+        train(DENSE, blend_of(shards), tmp_path / "third", load_shards(tmp_path / "short"))
+    assert not (tmp_path / "third").exists()  # before a step was taken
+
+
 def test_metrics_hold_no_clock(tmp_path: Path):
     shards = shards_of(tmp_path / "shards")
     train(DENSE, blend_of(shards), tmp_path / "work")

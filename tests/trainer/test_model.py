@@ -70,6 +70,34 @@ def test_the_chunked_loss_is_torchs_cross_entropy(monkeypatch: pytest.MonkeyPatc
     torch.testing.assert_close(token_cross_entropies(hidden.detach(), weight.detach(), targets), each)
 
 
+def test_a_frozen_output_gets_no_gradient_and_hidden_states_theirs():
+    draw = torch.Generator().manual_seed(0)
+    hidden_ND, output_VD = torch.randn(7, 8, generator=draw, requires_grad=True), torch.randn(11, 8, generator=draw)
+    targets_N = torch.randint(0, 11, (7,), generator=draw)
+    (3 * mean_cross_entropy(hidden_ND, output_VD, targets_N)).backward()
+    found_ND, hidden_ND.grad = hidden_ND.grad, None
+    (3 * F.cross_entropy(hidden_ND @ output_VD.t(), targets_N)).backward()
+    torch.testing.assert_close(found_ND, hidden_ND.grad)
+
+
+def test_a_second_backward_is_refused_rather_than_wrong():
+    """Its gradients were scaled in place by the first one."""
+    hidden_ND = torch.randn(3, 8, requires_grad=True)
+    loss = 3 * mean_cross_entropy(hidden_ND, torch.randn(11, 8), torch.tensor([1, 2, 3]))
+    loss.backward(retain_graph=True)
+    with pytest.raises(AssertionError, match="backward runs once"):
+        loss.backward()
+
+
+def test_a_batch_of_padding_alone_costs_nothing():
+    model = new_model(DENSE, 0)
+    tokens = torch.randint(0, DENSE.vocab_size, (2, 9))
+    losses = model.loss(tokens[:, :-1], tokens[:, 1:], torch.full((2, 8), -1))
+    losses.total.backward()
+    assert losses.total.item() == 0.0
+    assert not any(parameter.grad.any() for parameter in model.parameters() if parameter.grad is not None)
+
+
 def test_bf16_is_near_fp32():
     inputs, targets = tokens_of(2, 17)[:, :-1], tokens_of(2, 17)[:, 1:]
     exact = new_model(DENSE, 0).loss(inputs, targets).total

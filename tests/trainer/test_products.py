@@ -4,6 +4,9 @@ import pytest
 import torch
 import torch.nn.functional as F
 
+from trainer import products
+from trainer.model import new_model
+from trainer.model_recipe import ModelSettings
 from trainer.products import by_onednn, linear, product
 
 
@@ -33,3 +36,21 @@ def test_a_frozen_weight_gets_no_gradient():
     linear(x, weight).sum().backward()
     assert x.grad is not None
     torch.testing.assert_close(x.grad, weight.sum(dim=0).expand(3, 4))
+
+
+def test_without_onednn_a_model_computes_the_same(monkeypatch: pytest.MonkeyPatch):
+    """As where torch was built without it, or calls its operator otherwise."""
+    shape = ModelSettings(layers=2, width=16, heads=2, kv_heads=1, head_dim=8, ffn_width=24, vocab_size=32,
+                          experts=4, expert_width=8)  # fmt: skip
+    tokens = torch.arange(34).view(2, 17) % 32
+
+    def gradients() -> dict[str, torch.Tensor]:
+        model = new_model(shape, 0)
+        model.loss(tokens[:, :-1], tokens[:, 1:]).total.backward()
+        return {name: p.grad for name, p in model.named_parameters() if p.grad is not None}
+
+    expected = gradients()
+    assert products.ONEDNN
+    monkeypatch.setattr(products, "ONEDNN", False)
+    assert not products.by_onednn(torch.ones(1))
+    torch.testing.assert_close(gradients(), expected)

@@ -42,6 +42,17 @@ RICH = TrainRecipe.model_validate({
     "micro_batch_tokens": 32, "device": "cpu",
 })  # fmt: skip
 MUON = RICH.model_copy(update={"optimizer": RICH.optimizer.model_copy(update={"name": "muon"}), "recompute": True})
+EVERYTHING = TrainRecipe.model_validate({
+    **RICH.model_dump(), "optimizer": {"name": "muon"}, "precision": "bf16", "recompute": True, "deterministic": True,
+    "flow_matching": {"weight": 0.1, "width": 16, "layers": 1},
+    "stages": [{**stage.model_dump(), "tokens": stage.tokens // 2} for stage in RICH.stages],
+    "model": {
+        **RICH.model.model_dump(), "layers": 2, "kv_heads": 2, "head_dim": 16, "qk_norm": "none",
+        "mla": {"kv_rank": 8, "rope_dim": 8, "value_dim": 8}, "experts": 8, "mtp_layers": 2,
+        "router": {"groups": 2, "groups_per_token": 1, "scores_per_group": 2, "sequence_aux_loss": 1e-3,
+                   "global_aux_loss": 1e-2, "z_loss": 1e-3, "capacity_factor": 1.25},
+    },
+})  # fmt: skip
 
 
 class Gate(Observer):
@@ -131,6 +142,20 @@ def test_ended_between_any_two_steps(undisturbed, shards: ShardSet, tmp_path: Pa
             run_on(recipe, shards, tmp_path, KillAt(step))
     run_on(recipe, shards, tmp_path)
     assert published(tmp_path) == files
+
+
+def test_everything_switched_on_goes_on_as_if_never_ended(shards: ShardSet, tmp_path: Path):
+    """Latent attention, groups, capacity, three balance losses, further tokens, flow, bf16, Muon: all state is kept."""
+    run_on(EVERYTHING, shards, tmp_path / "undisturbed")
+    first = EVERYTHING.stages[0].steps
+    for step in (first, first + 5):
+        with pytest.raises(Killed):
+            run_on(EVERYTHING, shards, tmp_path / "ended", KillAt(step))
+    run_on(EVERYTHING, shards, tmp_path / "ended")
+    found = published(tmp_path / "undisturbed")
+    assert published(tmp_path / "ended") == found
+    line = json.loads(found["metrics.jsonl"].splitlines()[-3])
+    assert {"loss", "total", "aux", "z", "mtp", "flow", "experts"} <= line.keys()
 
 
 def in_a_child(action: Callable[[], None]) -> int:
@@ -232,6 +257,22 @@ def test_what_comes_after_a_damaged_checkpoint_is_kept_though_one_alone_is(
     run_on(alone, shards, tmp_path)
     assert published(tmp_path).keys() == files.keys()
     assert published(tmp_path)["metrics.jsonl"] == files["metrics.jsonl"]
+
+
+@pytest.mark.parametrize(("edited", "goes_on"), [(0, 0), (6, 6)])  # a line of which step; with which checkpoint
+def test_logs_that_were_edited_are_written_again(
+    undisturbed, shards: ShardSet, tmp_path: Path, capsys: pytest.CaptureFixture[str], edited: int, goes_on: int
+):
+    recipe, files = undisturbed
+    with pytest.raises(Killed):
+        run_on(recipe, shards, tmp_path, KillAt(11))
+    lines = (tmp_path / "metrics.jsonl").read_bytes().splitlines(keepends=True)
+    at = next(n for n, line in enumerate(lines) if json.loads(line)["step"] == edited + 1)
+    lines[at] = lines[at].replace(b'"loss": ', b'"lOss": ')
+    (tmp_path / "metrics.jsonl").write_bytes(b"".join(lines))
+    run_on(recipe, shards, tmp_path)
+    assert published(tmp_path) == files
+    assert f"going on after step {goes_on}" in capsys.readouterr().err
 
 
 def test_a_checkpoint_that_does_not_fit_is_refused(undisturbed, shards: ShardSet, tmp_path: Path):

@@ -41,6 +41,48 @@ def test_openseek_small_v1_is_the_baseline_with_more_tokens_and_another_rate():
     assert baseline.stages[0].learning_rate_at(2000) == pytest.approx(3e-3, rel=1e-6)
 
 
+SMALL = {
+    "model.layers": 6, "model.width": 1280, "model.heads": 10, "model.head_dim": 192, "model.ffn_width": 7168,
+    "model.mla.kv_rank": 512, "model.mla.q_rank": None, "model.mla.rope_dim": 64, "model.mla.value_dim": 128,
+    "model.experts": 64, "model.experts_per_token": 6, "model.expert_width": 896, "model.shared_hidden": 1792,
+    "model.dense_layers": 1, "model.router.score": "sigmoid", "model.router.scaling": 2.446, "model.router.groups": 1,
+    "model.router.bias_update_rate": 1e-3, "model.router.sequence_aux_loss": 1e-4, "model.vocab_size": 151_851,
+    "model.max_sequence": 4096, "model.rope_theta": 1e6, "model.norm_eps": 1e-6, "model.tie_embeddings": True,
+    "model.initial_std": 6e-3, "optimizer.betas": (0.9, 0.95), "optimizer.weight_decay": 0.1, "grad_clip": 1.0,
+    "precision": "bf16", "stage.sequence_length": 4096, "stage.batch_samples": 1024, "stage.schedule": "cosine",
+    "stage.learning_rate": 3e-3, "stage.min_lr_share": 0.1, "micro_batch_tokens": 4096, "recompute": True,
+    "separate_documents": True,
+}  # fmt: skip
+PUBLISHED = {
+    "openseek-small-baseline": SMALL,
+    "openseek-small-v1": {**SMALL, "stage.batch_samples": 2048, "stage.learning_rate": 3e-4, "micro_batch_tokens": 8192,
+                          "model.mtp_layers": 1, "model.mtp_weight": 0.3, "recompute": False},
+    "openseek-16b-a3b": {**SMALL, "model.layers": 27, "model.width": 2048, "model.heads": 16, "model.ffn_width": 11264,
+                         "model.expert_width": 1408, "model.shared_hidden": 2816, "model.tie_embeddings": False,
+                         "stage.batch_samples": 2048, "stage.schedule": "wsd"},
+    "openseek-3b-dense": {"model.layers": 36, "model.width": 2048, "model.heads": 16, "model.kv_heads": 2,
+                          "model.ffn_width": 11_008, "model.tie_embeddings": True, "model.rope_theta": 1e6,
+                          "model.max_sequence": 4096, "model.initial_std": 0.02, "stage.batch_samples": 2048,
+                          "stage.tokens": 10**12, "stage.learning_rate": 3e-3, "stage.schedule": "wsd"},
+    "openseek-mid": {"model.layers": 56, "model.ffn_width": 2 * 9728, "optimizer.name": "muon",
+                     "stage.tokens": 2 * 10**12, "stage.sequence_length": 8192},
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", PUBLISHED)
+def test_values_are_the_published_ones(name: str):
+    """Key by key what OpenSeek's YAML files say, of all that no size would tell."""
+    plan = recipe(name)
+    places = {"model": plan.model, "optimizer": plan.optimizer, "stage": plan.stages[0]}
+    for path, value in PUBLISHED[name].items():
+        found, names = plan, path.split(".")
+        if names[0] in places:
+            found, names = places[names[0]], names[1:]
+        for part in names:
+            found = getattr(found, part)
+        assert found == value, path
+
+
 def test_twelve_layers_are_the_3b_of_the_file_names():
     assert recipe("openseek-small-baseline", "model.layers=12").model.parameters() / 1e9 == pytest.approx(
         2.79, rel=2e-3

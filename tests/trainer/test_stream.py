@@ -297,6 +297,14 @@ def test_a_stage_names_its_blend(tmp_path: Path):
         blends_of_stages([stage], {"x": blend, "y": blend})
 
 
+def test_a_token_that_the_model_does_not_know_is_named(tmp_path: Path):
+    blend = Blend(((0.5, shard_of(tmp_path, "a", [9])), (0.5, shard_of(tmp_path, "b", [30]))))
+    batch = stream_of(blend, 0, 8, 12).batch(0, 12)
+    batch.require_known(30)
+    with pytest.raises(DataError, match=r"domain b has token 29, the model knows 29: .*set model\.vocab_size"):
+        batch.require_known(29)
+
+
 def test_an_empty_shard_is_refused(tmp_path: Path):
     shard = shard_of(tmp_path, "a", [])
     with pytest.raises(DataError, match="holds no tokens"):

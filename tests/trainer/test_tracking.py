@@ -14,10 +14,10 @@ from pipelines.shards import Blend, ShardSet
 from pipelines.store import perform
 from trainer.accelerators import find_accelerator
 from trainer.loop import train
-from trainer.provenance import code_state, read_provenance
+from trainer.provenance import PROVENANCE, code_state, read_provenance
 from trainer.recipe import TrainRecipe
 from trainer.step import PARTS
-from trainer.telemetry import Telemetry, read_telemetry
+from trainer.telemetry import TELEMETRY, Telemetry, read_telemetry
 from trainer.tracking import LOSSES, read_tracked, training_folder
 
 RECIPE = TrainRecipe.model_validate({
@@ -133,6 +133,20 @@ def unfinished(folder: Path, to: Path, steps: int) -> Path:
     for file in (folder / KEPT_JOURNAL).iterdir():
         (to / KEPT_JOURNAL / file.name).write_bytes(file.read_bytes())
     return to
+
+
+def test_a_journal_that_a_kill_tore_is_gone_on_with(tmp_path: Path, shards: ShardSet):
+    blend = Blend.of({"even": 0.7, "odd": 0.3}, shards)
+    for _ in range(2):
+        train(RECIPE, blend, tmp_path / "out", shards, [Telemetry(shards)])
+        for name in (TELEMETRY, PROVENANCE):
+            path = tmp_path / "out" / name
+            path.write_bytes(path.read_bytes()[:-9])
+    train(RECIPE, blend, tmp_path / "out", shards, [Telemetry(shards)])
+    events = [event["event"] for event in read_telemetry(tmp_path / "out") if event["event"] != "step"]
+    assert events == ["start", "start", "start", "end"]
+    assert len(read_provenance(tmp_path / "out")) == 1  # the last one; the two before it were torn
+    assert read_tracked(tmp_path / "out").tags["seed"] == "0"
 
 
 def test_every_part_of_the_loss_is_tracked():

@@ -23,7 +23,7 @@ FIELDS = {
 }
 FIXED = {"qk_norm": "none", "qkv_bias": False, "shared_gate": False}
 CONSTANTS = {**SILU, "attention_bias": (False, None), "moe_layer_freq": (1, None)}
-ABSENT = {"first_k_dense_replace": 0, "routed_scaling_factor": 1.0}
+QUERY_RANK = 1536  # where a configuration does not name it; null projects queries directly
 
 
 def _shared(config: Config) -> dict[str, Any]:
@@ -32,7 +32,7 @@ def _shared(config: Config) -> dict[str, Any]:
     return {
         "kv_heads": config["num_attention_heads"],
         "head_dim": config["qk_nope_head_dim"] + config["qk_rope_head_dim"],
-        "mla.q_rank": config.get("q_lora_rank"),
+        "mla.q_rank": config.get("q_lora_rank", QUERY_RANK),
     }
 
 
@@ -79,7 +79,7 @@ DEEPSEEK_V2 = Family(
     {**FIXED, "mtp_layers": 0, "router.score": "softmax", "router.bias_update_rate": 0.0, "router.normalize": False,
      "router.scores_per_group": 1},
     constants={**CONSTANTS, "norm_topk_prob": (False, None), "mlp_bias": (False, None)},
-    absent=ABSENT, read=_v2, write=_write_v2,
+    absent={"first_k_dense_replace": 0, "routed_scaling_factor": 1.0}, read=_v2, write=_write_v2,
     neighbours=True, ties=False,
 )  # fmt: skip
 DEEPSEEK_V3 = Family(
@@ -88,7 +88,8 @@ DEEPSEEK_V3 = Family(
      "topk_group": "router.groups_per_token", "num_nextn_predict_layers": "mtp_layers"},
     {**FIXED, "router.score": "sigmoid", "router.scores_per_group": 2},
     constants={**CONSTANTS, "scoring_func": ("sigmoid", None), "topk_method": ("noaux_tc", None)},
-    absent={**ABSENT, "norm_topk_prob": True, "n_group": 1, "topk_group": 1, "num_nextn_predict_layers": 0},
+    absent={"first_k_dense_replace": 3, "routed_scaling_factor": 2.5, "norm_topk_prob": True, "n_group": 8,
+            "topk_group": 4, "num_nextn_predict_layers": 1},
     read=_shared, write=lambda settings: {**_write_shared(settings), "rope_interleave": True},
     neighbours=True, ties=False, copies=True,
 )  # fmt: skip

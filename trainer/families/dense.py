@@ -47,7 +47,7 @@ def _qwen2(config: Config) -> dict[str, Any]:
 
 def _qwen3(config: Config) -> dict[str, Any]:
     refuse_windows(config)
-    return divided_heads(config)
+    return divided_heads({"head_dim": 128, **config})
 
 
 LLAMA = Family(
@@ -62,5 +62,5 @@ QWEN2 = Family(
 QWEN3 = Family(
     "qwen3", "Qwen3ForCausalLM", SIZED_HEADS, {**DENSE, "qk_norm": "head"},
     constants={**NO_WINDOW, "attention_bias": (False, None)},
-    absent={"head_dim": 128, "num_key_value_heads": 0}, read=_qwen3, write=full_attention,
+    absent={"head_dim": 0, "num_key_value_heads": 0}, read=_qwen3, write=full_attention,
 )  # fmt: skip

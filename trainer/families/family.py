@@ -44,7 +44,8 @@ class Family:
         fields: configuration key -> field of the model's settings, such as `router.scaling`.
         fixed: field -> value in every member.
         constants: configuration key -> values that are computed here; the first is written, and an absent key is fine.
-        absent: configuration key -> what its absence means; without an entry the key is required.
+        absent: configuration key -> what its absence means to transformers; without an entry the key is required.
+        theta: base of the rotary wavelengths where a configuration names none.
         read: further fields, by path, of a configuration.
         write: further keys of a member's configuration.
         renames: beginnings of tensor names within a layer, ours and the file's.
@@ -60,6 +61,7 @@ class Family:
     fixed: Mapping[str, Any]
     constants: Mapping[str, tuple[Any, ...]] = field(default_factory=dict)
     absent: Mapping[str, Any] = field(default_factory=dict)
+    theta: float = 10_000.0
     read: Callable[[Config], dict[str, Any]] = lambda config: {}
     write: Callable[[ModelSettings], dict[str, Any]] = lambda settings: {}
     renames: tuple[tuple[str, str], ...] = ()
@@ -87,7 +89,7 @@ class Family:
             if value is None:
                 value = self.absent[key] if key in self.absent else config[key]
             found[path] = value
-        found |= read_rope(config) | self.read(config)
+        found |= read_rope(config, self.theta) | self.read(config)
         return ModelSettings.model_validate(_nested(found))
 
     def config_of(self, settings: ModelSettings, eos_id: int | None) -> dict[str, Any]:

@@ -2,8 +2,16 @@
 
 from typing import Any
 
-from trainer.families.dense import HEADS, NO_WINDOW, SILU, SIZED_HEADS, divided_heads, full_attention, refuse_windows
-from trainer.families.dense import whole_heads as _whole_heads
+from trainer.families.dense import (
+    HEADS,
+    NO_WINDOW,
+    SILU,
+    SIZED_HEADS,
+    divided_heads,
+    full_attention,
+    refuse_windows,
+    whole_heads,
+)
 from trainer.families.family import Config, Family
 from trainer.model_recipe import ModelSettings
 
@@ -53,7 +61,7 @@ MIXTRAL = Family(
      "num_local_experts": "experts", "num_experts_per_tok": "experts_per_token"},
     {**BASE, **EVERY_LAYER, **NO_SHARED, "qk_norm": "none", "router.score": "softmax_chosen"},
     constants={**SILU, "sliding_window": (None,)},
-    absent={"head_dim": 0, "num_key_value_heads": 0},
+    absent={"head_dim": 0, "num_key_value_heads": 0}, theta=1e6,
     read=_only_experts(divided_heads),
     renames=(("mlp.gate.", "block_sparse_moe.gate."),),
     experts=("block_sparse_moe.experts", "w1", "w3", "w2"),
@@ -65,7 +73,7 @@ OLMOE = Family(
     {**BASE, **EVERY_LAYER, **NO_SHARED, **SOFTMAX, "qk_norm": "full"},
     constants={**SILU, "attention_bias": (False, None), "clip_qkv": (None,)},
     absent={"num_key_value_heads": 0, "norm_topk_prob": False},
-    read=_only_experts(_whole_heads),
+    read=_only_experts(whole_heads),
     ties=False,
 )  # fmt: skip
 QWEN2_MOE = Family(
@@ -75,7 +83,7 @@ QWEN2_MOE = Family(
     {**BASE, **SOFTMAX, "shared_experts": 1, "shared_gate": True, "qk_norm": "none"},
     constants=NO_WINDOW,
     absent={"num_key_value_heads": 0, "norm_topk_prob": False, "qkv_bias": True},
-    read=lambda config: {**_whole_heads(config), **_qwen_layers(config),
+    read=lambda config: {**whole_heads(config), **_qwen_layers(config),
                          "shared_width": config["shared_expert_intermediate_size"]},
     write=_shared_of_one_width,
     renames=(("mlp.shared_experts.", "mlp.shared_expert."),),

@@ -56,3 +56,5 @@ def shape_of(config: Mapping[str, Any], where: str) -> tuple[Family, ModelSettin
         raise DataError(f"{where}: {'.'.join(map(str, first['loc'])) or 'config.json'}: {first['msg']}") from None
     except ValueError as error:
         raise DataError(f"{where}: {error}") from None
+    except (TypeError, ZeroDivisionError) as error:
+        raise DataError(f"{where}: config.json holds a value of the wrong kind: {error}") from None

@@ -23,24 +23,27 @@ OF_KIND = {
     "yarn": ("factor", "original_max_position_embeddings", "beta_fast", "beta_slow", "attention_factor", "mscale",
              "mscale_all_dim", "truncate"),
 }  # fmt: skip
-DEFAULT_THETA = 10_000.0
 
 
-def read_rope(config: Mapping[str, Any]) -> dict[str, Any]:
+def read_rope(config: Mapping[str, Any], theta: float) -> dict[str, Any]:
     """The fields `rope_theta` and `rope`.
+
+    Args:
+        config: parsed.
+        theta: base of the wavelengths where it names none.
 
     Raises:
         ValueError: wavelengths are stretched in a way that is not computed here.
     """
     found = {**(config.get("rope_scaling") or {}), **(config.get("rope_parameters") or {})}
-    theta = found.get("rope_theta") or config.get("rope_theta") or DEFAULT_THETA
+    theta = found.get("rope_theta") or config.get("rope_theta") or theta
     kind = found.get("rope_type") or found.get("type") or "default"
+    if (part := found.get("partial_rotary_factor", config.get("partial_rotary_factor"))) not in (None, 1.0):
+        raise ValueError(f"partial_rotary_factor={part!r} is not supported; expected 1.0")
     if kind == "default":
         return {"rope_theta": theta, "rope": None}
     if kind not in OF_KIND:
         raise ValueError(f"rope_type={kind!r} is not supported; expected one of default, {', '.join(OF_KIND)}")
-    if found.get("partial_rotary_factor", 1.0) != 1.0:
-        raise ValueError("partial_rotary_factor is not supported; expected 1.0")
     given = {KEYS[key]: found[key] for key in OF_KIND[kind] if found.get(key) is not None}
     return {"rope_theta": theta, "rope": {"kind": kind, **given}}
 
