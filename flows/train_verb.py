@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from pipelines.errors import DataError
+from pipelines.errors import DataError, RecipeError
 from pipelines.recipe import Section, kind_of
 from pipelines.shards import Blend, ShardSet
 from pipelines.store import Outcome
@@ -30,6 +30,7 @@ def train_on(recipe: TrainRecipe, data: Path, mixture: Path | None, tokenizer: P
         work: folder to fill.
 
     Raises:
+        RecipeError: stages name blends that one mixture cannot be.
         DataError: the domains of the mixture are not those of the shards, or it would read one beyond its cap.
     """
     from flows.scheduled_training import train_scheduled
@@ -42,6 +43,11 @@ def train_on(recipe: TrainRecipe, data: Path, mixture: Path | None, tokenizer: P
     sized = with_vocabulary(recipe, tokenizer) if tokenizer else recipe
     if mixture is not None and kind_of(str(mixture)) == "schedule":
         return train_scheduled(sized, mixture, shards, validation, work)
+    if len(named := {stage.blend: None for stage in recipe.stages if stage.blend is not None}) > 1:
+        raise RecipeError(
+            f"stages of {recipe.name!r} draw from {', '.join(named)}; one mixture cannot be all of them: give --mixture "
+            "a schedule, which has a mixture for each stage"
+        )
     outcome = train(sized, blend_of(mixture, shards, recipe.fresh_tokens), work, validation, [Telemetry(validation)])
     told = {"mixture": Mixture.read(mixture).fingerprint} if mixture is not None else {}
     return Outcome(outcome.counts, {**outcome.metrics, **told})

@@ -227,9 +227,13 @@ def _published(folder: Path) -> Iterator[Path]:
     temporary, old = (folder.with_name(f".{folder.name}.{kind}") for kind in ("tmp", "old"))
     shutil.rmtree(temporary, ignore_errors=True)
     temporary.mkdir(parents=True)
-    yield temporary
-    for path in (*temporary.iterdir(), temporary):
-        _flush(path)
+    try:
+        yield temporary
+        for path in (*temporary.iterdir(), temporary):
+            _flush(path)
+    except BaseException:
+        shutil.rmtree(temporary, ignore_errors=True)  # a full disk is no place for half a checkpoint
+        raise
     if folder.exists():
         shutil.rmtree(old, ignore_errors=True)
         folder.replace(old)

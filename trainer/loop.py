@@ -28,7 +28,7 @@ from trainer.recipe import Phase, TrainRecipe
 from trainer.run import Run, begin_run, save_state
 from trainer.start import finished_model
 from trainer.step import train_step
-from trainer.stream import blends_of_stages, check_epochs
+from trainer.stream import blends_of_stages, check_cut_domains, check_epochs
 from trainer.summary import SUMMARY, write_summary
 from trainer.validation import check_held_out, held_out_losses
 
@@ -70,6 +70,7 @@ def train(
     recipe.require_vocabulary()
     stage_blends = blends_of_stages(recipe.stages, blends)
     check_epochs(recipe.stages, stage_blends, recipe.epoch_cap)
+    check_cut_domains(recipe.stages, stage_blends)
     if validation is not None:
         check_held_out(validation, recipe.model.vocab_size, recipe.validation_tokens)
     watching = [MetricsWriter(), *gates_of(recipe.gates, validation), *observers]

@@ -26,8 +26,8 @@ from trainer.model import Decoder
 
 ORIGINAL = ".original"  # the name that torch gives to what is parametrized
 KINDS = (
-    ("routed experts", "*.mlp.experts.*"), ("shared experts", "*.mlp.shared_expert*"), ("routers", "*.mlp.gate.*"),
-    ("attention", "*.self_attn.*"), ("dense feed-forward", "*.mlp.*"), ("further tokens", "mtp.*"), ("embeddings", "*"),
+    ("further tokens", "mtp.*"), ("routed experts", "*.mlp.experts.*"), ("shared experts", "*.mlp.shared_expert*"),
+    ("routers", "*.mlp.gate.*"), ("attention", "*.self_attn.*"), ("dense feed-forward", "*.mlp.*"), ("embeddings", "*"),
 )  # fmt: skip
 
 

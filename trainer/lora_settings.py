@@ -16,7 +16,8 @@ class LoraSettings(Section):
 
     Attributes:
         targets: shell patterns over names of parameters, such as `layers.*.mlp.experts.*`; the default is every
-            projection of attention, dense layers, routed and shared experts, but no router.
+            projection of attention, dense layers, routed and shared experts, but no router and no module that predicts
+            further tokens, which transformers leaves aside.
         rank: of each update; every expert of a stack has one of its own.
         alpha: updates are scaled by `alpha / rank`.
     """

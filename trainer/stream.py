@@ -295,6 +295,25 @@ def check_epochs(stages: Sequence[StageSettings], blends: Sequence[Blend], cap: 
         )
 
 
+def check_cut_domains(stages: Sequence[StageSettings], blends: Sequence[Blend]) -> None:
+    """Refuse to fill in the middle of what is not there: a misspelt name would cut nothing, in silence.
+
+    Args:
+        stages: of the recipe.
+        blends: of each stage.
+
+    Raises:
+        DataError: a stage cuts a domain that its blend does not have.
+    """
+    for stage, blend in zip(stages, blends, strict=True):
+        known = sorted({shard.domain for _, shard in blend.parts})
+        for name in stage.fill_in_middle.domains if stage.fill_in_middle else ():
+            if name not in known:
+                raise DataError(
+                    f"stage {stage.name}: fill_in_middle names domain {name!r}; there is: {', '.join(known)}"
+                )
+
+
 def blends_of_stages(stages: Sequence[StageSettings], blends: Mapping[str, Blend] | Blend) -> list[Blend]:
     """The blend of each stage.
 

@@ -75,3 +75,12 @@ def test_shards_are_taken_as_they_are(folder: Path, tmp_path: Path):
     result = CliRunner().invoke(app, [*arguments, *given, "--json"], catch_exceptions=False)
     assert result.exit_code == 0, result.output
     assert list(json.loads(result.stdout)["metrics"]["domains"]) == ["sums"]
+
+
+def test_the_same_manifest_comes_again(folder: Path, tmp_path: Path):
+    for out in ("one", "two"):
+        tune(folder, tmp_path / out)
+    manifests = [(tmp_path / out / "manifest.json").read_bytes() for out in ("one", "two")]
+    assert manifests[0] == manifests[1]  # no clock and no scratch is an output
+    hidden = {part for path in (tmp_path / "one").rglob("*") for part in path.parts if part.startswith(".")}
+    assert hidden == {".journal"}

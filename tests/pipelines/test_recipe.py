@@ -84,3 +84,12 @@ def test_an_unknown_recipe_names_near_ones():
 
 def test_human():
     assert [human(x) for x in (1.33e12, 4096, 12, 0.5)] == ["1.33T", "4.1K", "12", "0.5"]
+
+
+@pytest.mark.parametrize("number", [".inf", "-.inf", ".nan"])
+def test_a_number_is_finite(write, number):
+    class Rate(Section):
+        rate: float
+
+    with pytest.raises(RecipeError, match=r"r\.yaml:1: rate: Input should be a finite number"):
+        load_recipe(write(f"rate: {number}"), Rate)

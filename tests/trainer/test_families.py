@@ -234,6 +234,13 @@ def test_operations_of_experts_are_those_that_torch_counts(case: str):
         ("Llama-3.1-8B", {"attention_bias": True}, "attention_bias=True is not supported"),
         ("Llama-3.1-8B", {"rope_scaling": {"type": "longrope"}}, "rope_type='longrope' is not supported"),
         ("Llama-3.1-8B", {"hidden_size": None}, "has no 'hidden_size'"),
+        ("Llama-3.1-8B", {"partial_rotary_factor": 0.5}, "partial_rotary_factor=0.5 is not supported"),
+        (
+            "Llama-3.1-8B",
+            {"rope_parameters": {"rope_type": "default", "rope_theta": 0}},
+            "rope_theta: Input should be greater than 1",
+        ),
+        ("Llama-3.1-8B", {"num_hidden_layers": 10**30}, "layers: Input should be less than or equal to"),
         ("Mixtral-8x7B", {"sliding_window": 4096}, "sliding_window=4096 is not supported"),
         ("OLMoE-1B-7B", {"clip_qkv": 8.0}, "clip_qkv=8.0 is not supported"),
         ("Qwen3-30B-A3B", {"mlp_only_layers": [3]}, r"mlp_only_layers=\[3\] is not supported"),
@@ -301,3 +308,30 @@ def test_a_copy_that_differs_is_refused(tmp_path: Path):
     save_file(tensors | {"model.layers.9.odd.weight": torch.ones(1)}, file)
     with pytest.raises(DataError, match=r"model\.layers\.9\.odd\.weight of shape \(1,\) has no place"):
         import_hf(tmp_path / "hf", tmp_path / "back")
+
+
+@pytest.mark.parametrize(
+    ("norm", "message"),
+    [
+        (torch.full((16,), torch.nan), "model.norm.weight holds NaN or infinite numbers"),
+        (torch.full((16,), 1e300, dtype=torch.float64), "model.norm.weight holds NaN or infinite numbers"),
+        (torch.ones(16, dtype=torch.int64), "model.norm.weight is stored as torch.int64"),
+        (torch.ones(16).to(torch.float8_e4m3fn), "model.norm.weight is stored as torch.float8_e4m3fn"),
+    ],
+)
+def test_weights_that_are_no_numbers_are_refused(tmp_path: Path, norm: torch.Tensor, message: str):
+    config = transformers.LlamaConfig(**{**SHAPE, "hidden_size": 16, "num_hidden_layers": 1})
+    transformers.LlamaForCausalLM(config).save_pretrained(tmp_path / "hf")
+    weights = load_file(tmp_path / "hf" / "model.safetensors") | {"model.norm.weight": norm}
+    save_file(weights, tmp_path / "hf" / "model.safetensors", {"format": "pt"})
+    with pytest.raises(DataError, match=message):
+        import_hf(tmp_path / "hf", tmp_path / "back")
+    assert not (tmp_path / "back" / "final").exists()
+
+
+@pytest.mark.parametrize("content", [None, b"[" * 100_000, b"\xff"])
+def test_a_configuration_that_cannot_be_read_is_told(tmp_path: Path, content: bytes | None):
+    path = tmp_path / "config.json"
+    path.mkdir() if content is None else path.write_bytes(content)
+    with pytest.raises(DataError, match=r"config.json (cannot be read|is not JSON)"):
+        import_hf(tmp_path, tmp_path / "back")

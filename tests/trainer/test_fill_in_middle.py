@@ -1,5 +1,6 @@
 import numpy as np
 import pytest
+from pydantic import ValidationError
 
 from pipelines.errors import RecipeError
 from trainer.fill_in_middle import FillInMiddle, cut_sample
@@ -59,3 +60,8 @@ def test_names_of_tokens_become_ids():
     assert named.with_ids(ids.get).token_ids() == (1, 2, 3)
     with pytest.raises(RecipeError, match="no token '<|fim_middle|>'".replace("|", r"\|")):
         named.with_ids({k: v for k, v in ids.items() if v < 3}.get)
+
+
+def test_an_id_is_not_below_0():
+    with pytest.raises(ValidationError, match="greater than or equal to 0"):
+        FillInMiddle(prefix=-3)

@@ -135,3 +135,16 @@ def test_bytes_of_the_scored_tokens_follow_the_sidecar(tmp_path: Path):
     pq.write_table(pa.table({"id": ["a", "b", "c"], "bytes": [40, 100, 90]}), origin_path(shard.prefix))
     assert bytes_of(shard, 59) == 230
     assert bytes_of(shard, 19) == 40 + 100 * 10 / 20
+
+
+@pytest.mark.parametrize(
+    ("sidecar", "message"), [(None, "cannot be read"), ([40, 100], "has 2 rows, its shard 20 documents")]
+)
+def test_a_damaged_sidecar_is_told_before_the_first_step(tmp_path: Path, sidecar: list[int] | None, message: str):
+    path = Path(origin_path(shards_of(tmp_path / "shards").named("odd").prefix))
+    path.write_bytes(b"torn")
+    if sidecar is not None:
+        pq.write_table(pa.table({"id": ["a", "b"], "bytes": sidecar}), path)
+    with pytest.raises(DataError, match=f"odd.*{message}"):
+        run(RECIPE, tmp_path, "work")
+    assert not (tmp_path / "work").exists()

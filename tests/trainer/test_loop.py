@@ -10,11 +10,13 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 import torch
+from pydantic import ValidationError
 
 from pipelines.errors import DataError, RecipeError, StepError
 from pipelines.indexed import IndexedWriter, load_shards
 from pipelines.shards import Blend, ShardSet
 from trainer.checkpoint import load_model
+from trainer.fill_in_middle import FillInMiddle
 from trainer.loop import train
 from trainer.metrics import read_metrics
 from trainer.recipe import TrainRecipe
@@ -33,6 +35,7 @@ RECIPE = TrainRecipe.model_validate({
     ],
     "checkpoint_every": 5, "validate_every": 8, "validation_tokens": 100, "micro_batch_tokens": 32, "device": "cpu",
 })  # fmt: skip
+STAGE = RECIPE.stages[0].model_dump()
 DENSE = RECIPE.model_copy(update={"model": RECIPE.model.model_copy(update={"experts": 0})})
 
 
@@ -197,3 +200,25 @@ def test_metrics_hold_no_clock(tmp_path: Path):
     keys = {key for line in read_metrics(tmp_path / "work" / "metrics.jsonl") for key in line}
     assert keys == {"kind", "step", "stage", "loss", "lr", "grad_norm", "tokens"}
     assert json.loads((tmp_path / "work" / "training.json").read_text())["steps"] == 32
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"stages": [{**STAGE, "tokens": 10**15}]}, "more than 2147483648 samples"),
+        ({"stages": [{**STAGE, "batch_tokens": 8 * 10**18}]}, "more than 2147483648 samples"),
+        ({"optimizer": {"betas": [0.9, 1.0]}}, "less than 1"),
+        ({"optimizer": {"betas": [float("nan"), 0.9]}}, "finite number"),
+        ({"threads": 10**6}, "less than or equal to 1024"),
+    ],
+)
+def test_a_run_that_cannot_be_is_refused(change: dict, message: str):
+    with pytest.raises(ValidationError, match=message):
+        TrainRecipe.model_validate(RECIPE.model_dump(mode="json") | change)
+
+
+def test_a_domain_to_cut_must_be_there(tmp_path: Path):
+    cut = FillInMiddle(prefix=29, suffix=30, middle=31, domains=("even", "odds"))
+    recipe = RECIPE.model_copy(update={"stages": [RECIPE.stages[0].model_copy(update={"fill_in_middle": cut})]})
+    with pytest.raises(DataError, match="fill_in_middle names domain 'odds'; there is: even, odd"):
+        train(recipe, blend_of(shards_of(tmp_path / "shards")), tmp_path / "work")

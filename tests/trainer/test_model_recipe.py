@@ -106,6 +106,29 @@ def test_flops_of_prediction_modules_are_added():
         ({"experts": 4, "expert_width": 8, "router": {"groups": 3}}, "must divide experts"),
         ({"rope": {"kind": "yarn", "factor": 4}}, "needs original_positions"),
         ({"rope": {"kind": "llama3", "factor": 4, "original_positions": 8, "low_freq_factor": 5}}, "must exceed"),
+        ({"rope": {"kind": "yarn", "factor": 4, "original_positions": 8, "beta_slow": 33}}, "not be below beta_slow"),
+        ({"rope": {"kind": "yarn", "factor": 4, "original_positions": 8, "beta_fast": 1e308}}, "less than or equal"),
+        ({"rope": {"kind": "linear", "factor": float("inf")}}, "finite number"),
+        ({"rope_theta": 1.0}, "greater than 1"),
+        ({"norm_eps": float("nan")}, "finite number"),
+        *(
+            ({size: 10**30}, f"{size}\n.*less than or equal")
+            for size in (
+                "layers",
+                "width",
+                "heads",
+                "kv_heads",
+                "head_dim",
+                "ffn_width",
+                "vocab_size",
+                "max_sequence",
+                "mtp_layers",
+                "experts",
+                "expert_width",
+                "shared_experts",
+                "shared_width",
+            )
+        ),
     ],
 )
 def test_what_makes_no_model_is_refused(change: dict[str, Any], message: str):

@@ -50,8 +50,20 @@ def test_only_files_that_the_index_names_are_read(tmp_path: Path):
     index.write_text(json.dumps({"weight_map": {"a": "model-1.safetensors", "b": "model-2.safetensors"}}))
     with pytest.raises(DataError, match=r"model-2.safetensors is missing, though .* names it"):
         TensorFiles(tmp_path)
-    index.write_text("[]")
-    with pytest.raises(DataError, match="is no index of weights"):
+    for text in ("[]", "{", '{"weight_map": 3}', "[" * 100_000):
+        index.write_text(text)
+        with pytest.raises(DataError, match="is no index of weights"):
+            TensorFiles(tmp_path)
+    for name in ("../model-1.safetensors", str(tmp_path / "model-1.safetensors"), "", "..", 3):  # not hashed with it
+        index.write_text(json.dumps({"weight_map": {"a": name}}))
+        with pytest.raises(DataError, match=r"expected files of its own folder|is missing, though"):
+            TensorFiles(tmp_path)
+
+
+def test_a_tensor_is_in_one_file_only(tmp_path: Path):
+    save_file({"a": torch.ones(3)}, tmp_path / "model-1.safetensors")
+    save_file({"a": torch.zeros(3)}, tmp_path / "model-2.safetensors")
+    with pytest.raises(DataError, match=r"tensor a is in .*model-1.safetensors and .*model-2.safetensors"):
         TensorFiles(tmp_path)
 
 
