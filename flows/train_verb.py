@@ -45,8 +45,8 @@ def train_on(recipe: TrainRecipe, data: Path, mixture: Path | None, tokenizer: P
         return train_scheduled(sized, mixture, shards, validation, work)
     if len(named := {stage.blend: None for stage in recipe.stages if stage.blend is not None}) > 1:
         raise RecipeError(
-            f"stages of {recipe.name!r} draw from {', '.join(named)}; one mixture cannot be all of them: give --mixture "
-            "a schedule, which has a mixture for each stage"
+            f"stages of {recipe.name!r} draw from {', '.join(named)}; one mixture cannot be all of them: give "
+            "--mixture a schedule, which has a mixture for each stage"
         )
     outcome = train(sized, blend_of(mixture, shards, recipe.fresh_tokens), work, validation, [Telemetry(validation)])
     told = {"mixture": Mixture.read(mixture).fingerprint} if mixture is not None else {}

@@ -19,7 +19,8 @@ from pipelines.indexed import IndexedTokens, origin_path
 from pipelines.shards import Shard, ShardSet
 from trainer.gate_settings import GateAction, GateSettings
 from trainer.metrics import read_metrics
-from trainer.observer import Observer, StageDecision
+from trainer.observer import Observer
+from trainer.stage_decision import StageDecision
 from trainer.validation import HeldOut, held_out_losses
 
 if TYPE_CHECKING:

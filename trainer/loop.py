@@ -21,11 +21,12 @@ from pipelines.store import Outcome
 from trainer.checkpoint import save_model
 from trainer.device import determinism, torch_threads
 from trainer.gates import gates_of
-from trainer.metrics import MetricsWriter, read_metrics
-from trainer.observer import Observer, StageDecision
+from trainer.metrics import read_metrics
+from trainer.observer import Observer
 from trainer.preemption import Preemption, preemption
 from trainer.recipe import Phase, TrainRecipe
 from trainer.run import Run, begin_run, save_state
+from trainer.stage_decision import StageDecision
 from trainer.start import finished_model
 from trainer.step import train_step
 from trainer.stream import blends_of_stages, check_cut_domains, check_epochs
@@ -73,7 +74,7 @@ def train(
     check_cut_domains(recipe.stages, stage_blends)
     if validation is not None:
         check_held_out(validation, recipe.model.vocab_size, recipe.validation_tokens)
-    watching = [MetricsWriter(), *gates_of(recipe.gates, validation), *observers]
+    watching = [*gates_of(recipe.gates, validation), *observers]
     with torch_threads(recipe.threads), determinism(recipe.deterministic), preemption() as ending:
         run = begin_run(recipe, stage_blends, work, {"held_out": validation.identity if validation else []}, start)
         with contextlib.closing(run.writer), track(f"train {recipe.name}", recipe.tokens, "tokens") as tracker:
@@ -142,6 +143,7 @@ def _train_stage(
         line = train_step(run, stage, place, phase, local)
         tokens += phase.batch_tokens
         line["tokens"] = tokens
+        run.log(line)
         for observer in watching:
             observer.on_step(run.step, line)
         tracker.update(tokens, f"{settings.name} loss {line['loss']:.3f}")

@@ -25,10 +25,10 @@ from trainer.device import choose_device
 from trainer.expert_load import LoadLog
 from trainer.metrics import MetricsLog
 from trainer.model import Decoder
-from trainer.observer import StageDecision
 from trainer.optimizer import MOMENTS, make_optimizer, optimizer_tensors, restore_optimizer
 from trainer.recipe import TrainRecipe
 from trainer.spike_guard import SpikeGuard
+from trainer.stage_decision import StageDecision
 from trainer.start import digest_of_start, first_model
 from trainer.stream import TrainingData
 

@@ -6,9 +6,10 @@ that cannot be trained is an error before the first step, never a hole in the ta
 """
 
 import itertools
+import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import Field, ValidationError, field_validator, model_validator
 
@@ -16,6 +17,7 @@ from pipelines.manifest import digest_of
 from pipelines.recipe import Section, load_recipe
 from trainer.recipe import TrainRecipe
 
+MOST_TRIALS = 10_000
 EVERY = "*"  # in a field's place: each item of a list
 
 
@@ -57,7 +59,7 @@ class SweepRecipe(Section):
     train: TrainRecipe
     grid: dict[str, list[Any]] = Field(default_factory=dict)
     points: list[dict[str, Any]] = Field(default_factory=list)
-    seeds: list[int] = Field(default=[0], min_length=1)
+    seeds: list[Annotated[int, Field(ge=0, lt=2**32)]] = Field(default=[0], min_length=1)
     target: str = "mean"
     spare: bool = True
 
@@ -72,6 +74,10 @@ class SweepRecipe(Section):
             raise ValueError("neither grid nor points: nothing is varied; name a field, such as model.width: [64, 128]")
         if empty := [field for field, values in self.grid.items() if not values]:
             raise ValueError(f"grid.{empty[0]} has no values")
+        if any("seed" in fields for fields in (self.grid, *self.points)):
+            raise ValueError("seed is no field to sweep: each point is trained with all of `seeds`; give those")
+        if (count := math.prod(map(len, (self.points or [{}], self.seeds, *self.grid.values())))) > MOST_TRIALS:
+            raise ValueError(f"{count} trials are more than {MOST_TRIALS}; shorten the grid")
         if len(set(self.seeds)) < len(self.seeds):
             raise ValueError(f"seeds {self.seeds} repeat one; a trial is trained once for each")
         trials = self.trials()

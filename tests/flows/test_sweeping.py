@@ -102,7 +102,10 @@ def test_a_trial_that_diverges_is_told(works: Works, data: Path, tmp_path: Path)
         ("grid={model.heads: [3], model.kv_heads: [2]}", "the trial model.heads=3, model.kv_heads=2 cannot be trained"),
         ("grid={stages.last.tokens: [1K]}", "no 'last' in the training recipe; there is: *, 0, main"),
         ("seeds=[1, 1]", "repeat one"),
-        ("grid={seed: [1, 1]}", "two points of the sweep are the same"),
+        ("seeds=[-1]", "seeds.0: Input should be greater than or equal to 0"),
+        ("grid={seed: [1, 2]}", "seed is no field to sweep"),
+        ("grid={grad_clip: [1, 1.0]}", "two points of the sweep are the same"),
+        ("points=" + str([{"grad_clip": 1 + n / 1e4} for n in range(10_000)]), "trials are more than 10000"),
         ("grid={}", "nothing is varied"),
     ],
 )

@@ -18,9 +18,10 @@ from pipelines.shards import Blend, ShardSet
 from trainer.checkpoint import load_checkpoint, read_checkpoints, write_checkpoint
 from trainer.loop import train
 from trainer.metrics import read_metrics
-from trainer.observer import Observer, StageDecision
+from trainer.observer import Observer
 from trainer.recipe import TrainRecipe
 from trainer.run import Run
+from trainer.stage_decision import StageDecision
 
 RICH = TrainRecipe.model_validate({
     "name": "rich",

@@ -16,9 +16,10 @@ from pipelines.indexed import IndexedWriter, load_shards
 from pipelines.shards import Blend
 from trainer.loop import train
 from trainer.metrics import read_metrics
-from trainer.observer import Observer, StageDecision
+from trainer.observer import Observer
 from trainer.recipe import StageSettings, TrainRecipe
 from trainer.run import Run
+from trainer.stage_decision import StageDecision
 
 STAGE = {"tokens": 512, "sequence_length": 16, "batch_tokens": 64, "learning_rate": 1e-2}
 DENSE = {"layers": 2, "width": 16, "heads": 2, "kv_heads": 1, "head_dim": 8, "ffn_width": 24, "vocab_size": 32,
