@@ -63,6 +63,21 @@ stages: [{name: any, tokens: 1K, sequence_length: 32, batch_tokens: 128, learnin
         assert shares == pytest.approx(wanted[stage["name"]].weights, abs=32 / 1024)
 
 
+def test_stages_that_name_blends_want_a_schedule(fails: Fails, soil: Path):
+    with IndexedWriter(soil / "data" / "sand", 32) as writer:
+        writer.append(np.arange(400) % 32, np.full(10, 40))
+    stage = "tokens: 1K, sequence_length: 32, batch_tokens: 128, learning_rate: 1e-3"
+    (soil / "two.yaml").write_text(f"""
+kind: train
+name: two
+model: {{layers: 1, width: 16, heads: 1, kv_heads: 1, head_dim: 16, ffn_width: 32, max_sequence: 32, vocab_size: 32}}
+stages: [{{name: a, blend: wiki, {stage}}}, {{name: b, blend: code, {stage}}}]
+""")
+    fails(
+        2, "draw from wiki, code; one mixture cannot be all of them", "train", "two.yaml", "--data", "data", "-o", "m"
+    )
+
+
 def test_a_schedule_without_a_law_only_counts(works: Works, soil: Path):
     works(*TWO_STAGES, "--tokens", "4K", "-o", "plan")
     report = json.loads((soil / "plan" / "report.json").read_text())
