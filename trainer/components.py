@@ -64,7 +64,7 @@ def _rows(recipe: TrainRecipe, folder: Path, shard: Shard, end_N: np.ndarray) ->
     length = max(stage.sequence_length for stage in recipe.stages)
     with torch_threads(recipe.threads):
         model = load_model(folder).to(choose_device(recipe.device))
-        batches = losses_of(model, shard, length, recipe.validation_tokens)
+        batches = losses_of(model, shard, length, recipe.validation_tokens, recipe.separate_documents)
         losses_T = np.concatenate([losses.double().cpu().numpy().ravel() for losses in batches])
     return np.add.reduceat(losses_T, np.concatenate([[0], end_N[:-1]]))
 

@@ -77,7 +77,9 @@ class StageGates(Observer):
 
     def _measure(self, run: "Run") -> dict[str, Any]:
         recipe = run.recipe
-        losses = held_out_losses(run.model, self._validation, recipe.longest_sample, recipe.validation_tokens)
+        losses = held_out_losses(
+            run.model, self._validation, recipe.longest_sample, recipe.validation_tokens, recipe.separate_documents
+        )
         return {"kind": "held_out", "step": run.step, "domains": losses}
 
     def _judged(self, name: str, measured: list[dict[str, Any]]) -> dict[str, Any]:

@@ -200,7 +200,10 @@ def _tokens_done(run: Run) -> int:
 
 
 def _held_out_line(run: Run, validation: ShardSet) -> dict[str, Any]:
-    losses = held_out_losses(run.model, validation, run.recipe.longest_sample, run.recipe.validation_tokens)
+    recipe = run.recipe
+    losses = held_out_losses(
+        run.model, validation, recipe.longest_sample, recipe.validation_tokens, recipe.separate_documents
+    )
     return {"kind": "held_out", "step": run.step, "domains": losses}
 
 

@@ -1,13 +1,14 @@
 """Held-out loss per domain.
 
 The loss is measured in fp32 over packed windows of the shard's own order, each token scored once with at most one
-window of context, so that the number depends on the model and the shard alone. Loss is nats per token; bits per byte
+window of context, so that the number depends on the model and the shard alone. A model that was trained with documents
+apart is measured with documents apart. Loss is nats per token; bits per byte
 compares tokenizers.
 
 Legend: B windows, S window length.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import TypedDict
 
 import numpy as np
@@ -31,7 +32,7 @@ class HeldOut(TypedDict):
 
 @torch.no_grad()
 def held_out_losses(
-    model: Decoder, shards: ShardSet, sequence_length: int, max_tokens_per_domain: int
+    model: Decoder, shards: ShardSet, sequence_length: int, max_tokens_per_domain: int, separate_documents: bool = False
 ) -> dict[str, HeldOut]:
     """Measure every shard.
 
@@ -40,6 +41,7 @@ def held_out_losses(
         shards: one per domain.
         sequence_length: window of context.
         max_tokens_per_domain: scored from the shard's beginning.
+        separate_documents: attention and positions begin anew with every document.
 
     Raises:
         DataError: a shard holds fewer than two tokens.
@@ -48,22 +50,27 @@ def held_out_losses(
     model.eval()
     model.compute = torch.float32
     try:
-        return {shard.name: _loss_of(model, shard, sequence_length, max_tokens_per_domain) for shard in shards.shards}
+        return {
+            shard.name: _mean(losses_of(model, shard, sequence_length, max_tokens_per_domain, separate_documents))
+            for shard in shards.shards
+        }
     finally:
         model.train(was_training)
         model.compute = compute
 
 
-def _loss_of(model: Decoder, shard: Shard, sequence_length: int, max_tokens: int) -> HeldOut:
+def _mean(batches: Iterable[Tensor]) -> HeldOut:
     total, scored = 0.0, 0
-    for losses_BS in losses_of(model, shard, sequence_length, max_tokens):
+    for losses_BS in batches:
         total += float(losses_BS.double().sum())
         scored += losses_BS.numel()
     return {"loss": round(total / scored, 6), "tokens": scored}
 
 
 @torch.no_grad()
-def losses_of(model: Decoder, shard: Shard, sequence_length: int, max_tokens: int) -> Iterator[Tensor]:
+def losses_of(
+    model: Decoder, shard: Shard, sequence_length: int, max_tokens: int, separate_documents: bool = False
+) -> Iterator[Tensor]:
     """The loss of every token but the first, in order, as batches of windows, fp32 (B, S).
 
     Args:
@@ -71,15 +78,20 @@ def losses_of(model: Decoder, shard: Shard, sequence_length: int, max_tokens: in
         shard: what is scored.
         sequence_length: window of context.
         max_tokens: scored from the shard's beginning.
+        separate_documents: attention and positions begin anew with every document.
 
     Raises:
         DataError: the shard holds fewer than two tokens.
     """
     tokens = _first_tokens(shard, max_tokens)
     device = model.embed_tokens.weight.device
-    for windows_BS in _windows(tokens, sequence_length):
+    numbers = _document_numbers(shard, len(tokens)) if separate_documents else tokens
+    for windows_BS, documents_BS in zip(
+        _windows(tokens, sequence_length), _windows(numbers, sequence_length), strict=True
+    ):
         batch_BS = torch.from_numpy(windows_BS).to(device)
-        yield model.token_losses(batch_BS[:, :-1], batch_BS[:, 1:])
+        apart_BS = torch.from_numpy(documents_BS[:, :-1]).to(device) if separate_documents else None
+        yield model.token_losses(batch_BS[:, :-1], batch_BS[:, 1:], apart_BS)
 
 
 def check_held_out(shards: ShardSet, vocabulary: int, max_tokens_per_domain: int) -> None:
@@ -107,6 +119,12 @@ def _first_tokens(shard: Shard, most: int) -> np.ndarray:
     if len(tokens) < 2:
         raise DataError(f"held-out shard {shard.name} at {shard.prefix} holds {len(tokens)} tokens, two are needed")
     return tokens
+
+
+def _document_numbers(shard: Shard, count: int) -> np.ndarray:
+    """The document of each of a shard's first `count` tokens, int64."""
+    ends = np.cumsum(IndexedTokens(shard.prefix).lengths, dtype=np.int64)
+    return np.searchsorted(ends, np.arange(count), side="right")
 
 
 def _windows(tokens: np.ndarray, length: int) -> Iterator[np.ndarray]:

@@ -13,12 +13,13 @@ import torch
 from pydantic import ValidationError
 
 from pipelines.errors import DataError, RecipeError, StepError
-from pipelines.indexed import IndexedWriter, load_shards
+from pipelines.indexed import IndexedTokens, IndexedWriter, load_shards
 from pipelines.shards import Blend, ShardSet
 from trainer.checkpoint import load_model
 from trainer.fill_in_middle import FillInMiddle
 from trainer.loop import train
 from trainer.metrics import read_metrics
+from trainer.model import new_model
 from trainer.recipe import TrainRecipe
 from trainer.validation import held_out_losses
 
@@ -89,6 +90,29 @@ def test_held_out_loss_scores_every_token_once(tmp_path: Path):
         each.append(torch.nn.functional.cross_entropy(logits, window[1:], reduction="none"))
     expected = float(torch.cat(each).detach().double().mean())
     assert held_out_losses(model, shards, 16, 37)["even"] == {"loss": pytest.approx(expected, abs=2e-6), "tokens": 37}
+
+
+def test_held_out_loss_of_documents_apart_is_that_of_each_alone(tmp_path: Path):
+    shards = shards_of(tmp_path / "shards")
+    shard = shards.named("even")
+    model = new_model(DENSE.model.model_copy(update={"max_sequence": 128}), seed=3).eval()
+    tokens = torch.from_numpy(np.fromfile(shard.prefix.with_suffix(".bin"), "<u2").astype(np.int64))
+    ends = np.cumsum(IndexedTokens(shard.prefix).lengths)[:3].tolist()
+    length = ends[-1]
+    each = []
+    for begin, end in zip([0, *ends[:-1]], ends, strict=True):
+        logits = model(tokens[None, begin:end])[0]
+        each.append(torch.nn.functional.cross_entropy(logits, tokens[begin + 1 : end + 1], reduction="none"))
+    expected = float(torch.cat(each).detach().double().mean())
+    found = held_out_losses(model, shards, length, length, separate_documents=True)["even"]
+    assert found == {"loss": pytest.approx(expected, abs=2e-6), "tokens": length}
+    assert found["loss"] != held_out_losses(model, shards, length, length)["even"]["loss"]
+    recipe = DENSE.model_copy(update={"separate_documents": True})
+    outcome = train(recipe, blend_of(shards), tmp_path / "work", validation=shards)
+    trained = load_model(tmp_path / "work" / "final")
+    assert outcome.metrics["held_out"] == held_out_losses(
+        trained, shards, recipe.longest_sample, recipe.validation_tokens, separate_documents=True
+    )
 
 
 def test_micro_batches_sum_to_the_batch(tmp_path: Path):
