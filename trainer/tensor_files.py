@@ -7,6 +7,7 @@ from a list of shapes and a stream of pieces, in the order of the list; only the
 import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import torch
@@ -17,6 +18,7 @@ from pipelines.errors import DataError
 
 INDEX = "model.safetensors.index.json"
 HELD_BYTES = 256 << 20  # read through one mapping before it is closed, since pages once read stay in memory with it
+NAMES = {torch.float32: "F32", torch.bfloat16: "BF16"}  # as safetensors has them
 Shape = tuple[int, ...]
 
 
@@ -100,36 +102,47 @@ def _opened(file: Path) -> Any:
         raise DataError(f"{file} cannot be read: {error}") from None
 
 
-def write_tensors(path: Path, shapes: Mapping[str, Shape], pieces: Iterable[Tensor], digest: Any = None) -> None:
-    """Write one safetensors file of fp32 tensors.
+def write_tensors(
+    path: Path, shapes: Mapping[str, Shape], pieces: Iterable[Tensor], digest: Any = None,
+    types: Mapping[str, torch.dtype] = MappingProxyType({}),
+) -> None:  # fmt: skip
+    """Write one safetensors file.
 
     Args:
         path: to write; not atomically.
         shapes: of each tensor, in the order in which they are written.
         pieces: their numbers in that order; one tensor may come in several pieces, but no piece spans two.
         digest: of `hashlib`, told every byte while it is at hand.
+        types: of those tensors that are not fp32; bf16 rounds to the nearest, ties to even.
     """
     header: dict[str, Any] = {"__metadata__": {"format": "pt"}}
     end = 0
     for name, shape in shapes.items():
-        begin, end = end, end + 4 * _numbers(shape)
-        header[name] = {"dtype": "F32", "shape": list(shape), "data_offsets": [begin, end]}
+        kept = types.get(name, torch.float32)
+        begin, end = end, end + kept.itemsize * _numbers(shape)
+        header[name] = {"dtype": NAMES[kept], "shape": list(shape), "data_offsets": [begin, end]}
     text = json.dumps(header, separators=(",", ":")).encode()
     text += b" " * (-(len(text) + 8) % 64)  # tensors begin at whole cache lines
     written = 0
+    each = [(types.get(name, torch.float32), _numbers(shape)) for name, shape in shapes.items()]
     with path.open("wb") as file:
-        for block in _blocks(text, pieces):
+        for block in _blocks(text, each, pieces):
             if digest is not None:
                 digest.update(block)
             written += file.write(block)
     assert written == 8 + len(text) + end, "pieces do not fill their tensors"
 
 
-def _blocks(header: bytes, pieces: Iterable[Tensor]) -> Iterator[bytes | memoryview]:
+def _blocks(
+    header: bytes, tensors: Iterable[tuple[torch.dtype, int]], pieces: Iterable[Tensor]
+) -> Iterator[bytes | memoryview]:
     yield len(header).to_bytes(8, "little") + header
-    for piece in pieces:
-        numbers = piece.detach().to("cpu", torch.float32).contiguous().flatten()
-        yield numbers.numpy().data.cast("B")
+    stream = iter(pieces)
+    for kept, left in tensors:
+        while left > 0:
+            numbers = next(stream).detach().to("cpu", kept).contiguous().flatten()
+            left -= len(numbers)
+            yield numbers.view(torch.uint8).numpy().data
 
 
 def _numbers(shape: Sequence[int]) -> int:

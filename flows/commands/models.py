@@ -246,22 +246,22 @@ def export(
     out: Out,
     to: Annotated[str, typer.Option(help="hf")] = "hf",
     tokenizer: Annotated[Path | None, typer.Option(help="Tokenizer folder; a run brings its own")] = None,
+    sets: Sets = None,
     as_json: AsJson = False,
 ) -> None:
-    """A trained model to a Hugging Face folder, tokenizer included."""
+    """A trained model to a Hugging Face folder, tokenizer included; half the size with --set precision=bf16."""
     from flows.model_folders import checkpoint_of
-    from flows.train_verb import NoSettings
-    from trainer.export import export_hf
+    from trainer.export import ExportSettings, export_hf
 
     if to != "hf":
         raise RecipeError(f"--to {to!r} is not known; there is: hf")
     checkpoint, found = checkpoint_of(source)
-    files = documents_of([str(checkpoint)])
+    files, settings = documents_of([str(checkpoint)]), settings_from(ExportSettings, sets)
 
     def action(work: Path) -> Outcome:
-        return Outcome(metrics=export_hf(checkpoint, work, tokenizer or found))
+        return Outcome(metrics=export_hf(checkpoint, work, tokenizer or found, precision=settings.precision))
 
-    run_verb("export", out, NoSettings(), files, action, as_json, digests_of({"tokenizer": tokenizer or found}))
+    run_verb("export", out, settings, files, action, as_json, digests_of({"tokenizer": tokenizer or found}))
 
 
 def evaluate(

@@ -70,6 +70,28 @@ def test_logits_do_depend_on_what_is_exported(tmp_path: Path):
         check_export(checkpoint, tmp_path / "hf", TOKENS)
 
 
+def test_bf16_rounds_all_but_balancing_biases(tmp_path: Path):
+    from transformers import AutoModelForCausalLM
+
+    checkpoint = random_checkpoint(tmp_path / "native", MOE)
+    export_hf(checkpoint, tmp_path / "full")
+    export_hf(checkpoint, tmp_path / "half", precision="bf16", max_file_bytes=20_000)
+    full = load_file(tmp_path / "full" / "model.safetensors")
+    half = {n: t for file in (tmp_path / "half").glob("*.safetensors") for n, t in load_file(file).items()}
+    assert full.keys() == half.keys()
+    for name, tensor in half.items():
+        biases = name.endswith("e_score_correction_bias")
+        assert tensor.dtype == (torch.float32 if biases else torch.bfloat16)
+        assert torch.equal(tensor, full[name] if biases else full[name].bfloat16())
+    model = AutoModelForCausalLM.from_pretrained(tmp_path / "half", dtype="auto", local_files_only=True)
+    assert model.dtype == torch.bfloat16
+    import_hf(tmp_path / "half", tmp_path / "back")
+    back = load_model(tmp_path / "back" / "final").state_dict()
+    for name, tensor in load_model(checkpoint).state_dict().items():
+        rounded = tensor if name.endswith("e_score_correction_bias") else tensor.bfloat16().float()
+        assert torch.equal(back[name], rounded), name
+
+
 def test_the_round_trip_is_exact(tmp_path: Path, shape: ModelSettings):
     checkpoint = random_checkpoint(tmp_path / "native", shape)
     export_hf(checkpoint, tmp_path / "hf")
