@@ -1,8 +1,8 @@
 """A trained model as a Hugging Face folder, which transformers, vLLM and lm-eval load without code of ours.
 
 The vocabulary is cut to what the tokenizer knows, every expert gets tensors of its own, and the bytes depend on the
-checkpoint, the tokenizer and the precision alone; one tensor of the checkpoint is in memory at a time. `check_export` compares the
-logits of both models: an export is not believed before transformers has computed the same.
+checkpoint, the tokenizer and the precision alone; one tensor is in memory at a time. `check_export` compares the logits
+of both models: an export is not believed before transformers has computed the same.
 """
 
 import json
