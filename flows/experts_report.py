@@ -87,7 +87,7 @@ def analyse_training(training: Path, shards: ShardSet, tokens: int, tokenizer: P
     late = found["training_load"]
     return Outcome(metrics={
         "experts": found["experts"], "layers": len(found["layers"]), "tokens": found["tokens"],
-        "balanced_layers": sum(one["balanced"] for one in late.values()),
+        "balanced_layers": sum(one["balanced"] for layer, one in late.items() if layer in found["layers"]),
         "largest_spread": max((one["cv"] for one in late.values()), default=None),
         "dead": {f"layer {layer}": len(one["dead"]) for layer, one in found["layers"].items() if one["dead"]},
         "domain_information": {f"layer {n}": one["by_domain"]["of_most"] for n, one in found["layers"].items()},

@@ -104,7 +104,7 @@ def _last_run(side: str, whole: bool) -> str | None:
         return side
     match = re.search(r"[\d\s().+*/%-]*$", side)
     start = match.start() if match else 0
-    if start and (side[start - 1].isalpha() or (side[start - 1] in ":^" and side[start] != " ")):
+    if start and (side[start - 1].isalpha() or (side[start - 1] in ":^" and side[start : start + 1] != " ")):
         return None  # a variable before it, a time, a power
     *before, found = _GAP.split(side[start:].strip())
     if before and re.fullmatch(r"\d+\s*/\s*\d+", found):

@@ -28,7 +28,7 @@ from trainer.lora import merged_state
 from trainer.lora_settings import LoraSettings
 from trainer.model import Decoder
 from trainer.router import Router
-from trainer.validation import held_out_losses
+from trainer.validation import check_held_out, held_out_losses
 
 BALANCED = 0.2  # coefficient of variation below which a load counts as balanced
 BARELY = 0.01  # of the mean load: an expert that gets less is as good as dead
@@ -81,8 +81,9 @@ def watch_routing(model: Decoder, shards: ShardSet, sequence_length: int, tokens
         tokens_per_domain: read from each shard's beginning.
 
     Raises:
-        DataError: a shard holds fewer than two tokens.
+        DataError: a shard holds fewer than two tokens, or one that the model does not know.
     """
+    check_held_out(shards, model.settings.vocab_size, tokens_per_domain)
     watches = {layer: _Watch() for layer in model.routers()}
     hooks = [router.register_forward_hook(watches[layer]) for layer, router in model.routers().items()]
     domain_N, token_N = [], []

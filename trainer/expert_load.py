@@ -6,13 +6,14 @@ on; the table for reports adds them up over windows of steps. The summary follow
 Legend: L layers with experts, E experts, S steps.
 """
 
-import os
 from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
+
+from trainer.hashed_log import HashedLog
 
 WINDOWS = 200  # points of a curve; more cannot be told apart on a screen
 
@@ -24,38 +25,23 @@ class LoadLog:
         path: of the file.
         layers: numbers of the layers with experts.
         experts: of each layer.
+
+    Attributes:
+        records: the file, step after step.
     """
 
     def __init__(self, path: Path, layers: Sequence[int], experts: int) -> None:
-        self._path = path
+        self.records = HashedLog(path)
         self._layers = list(layers)
         self._experts = experts
 
-    def truncate(self, steps: int) -> bool:
-        """Forget what came after `steps` steps; False when the file holds fewer."""
-        self._path.parent.mkdir(parents=True, exist_ok=True)
-        self._path.touch()
-        size = steps * len(self._layers) * self._experts * 4
-        if self._path.stat().st_size < size:
-            return False
-        with self._path.open("r+b") as file:
-            file.truncate(size)
-        return True
-
-    def flush(self) -> None:
-        """Have what was added on disk."""
-        if self._path.is_file():
-            with self._path.open("rb") as file:
-                os.fsync(file.fileno())
-
     def append(self, load_LE: np.ndarray) -> None:
         """Add one step's counts, int64 (L, E)."""
-        with self._path.open("ab") as file:
-            file.write(load_LE.astype("<i4").tobytes())
+        self.records.append(load_LE.astype("<i4").tobytes())
 
     def write_table(self, path: Path) -> None:
         """Write Parquet: step (last of its window), layer, expert, tokens, share of the layer's choices."""
-        load_SLE = np.fromfile(self._path, "<i4").reshape(-1, len(self._layers), self._experts)
+        load_SLE = np.fromfile(self.records.path, "<i4").reshape(-1, len(self._layers), self._experts)
         steps = len(load_SLE)
         bounds = np.unique(np.linspace(0, steps, min(steps, WINDOWS) + 1).round().astype(int))
         load_WLE = np.add.reduceat(load_SLE, bounds[:-1], axis=0, dtype=np.int64)

@@ -6,11 +6,13 @@ Temporaries of a kernel and the allocator's slack come on top: on a GPU, leave a
 """
 
 import math
+import os
 from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
 import torch
 
+from pipelines.errors import RecipeError
 from trainer.lora import covered_names
 from trainer.lora_settings import LoraSettings
 from trainer.model import Decoder
@@ -92,6 +94,30 @@ def memory_of(recipe: TrainRecipe) -> TrainingMemory:
     return training_memory(
         recipe.model, recipe.pass_tokens, recipe.precision, recipe.optimizer.name, recipe.recompute, kind, recipe.lora
     )
+
+
+def require_memory(recipe: TrainRecipe, device: torch.device) -> None:
+    """Refuse what no device of this size can train, before a kernel or the system ends it half-way.
+
+    Args:
+        recipe: what is to be trained.
+        device: where.
+
+    Raises:
+        RecipeError: the account is above the device's whole memory.
+    """
+    if device.type == "cuda":
+        there = torch.cuda.get_device_properties(device).total_memory
+    else:
+        there = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    needed = memory_of(recipe)
+    if needed.total > there:
+        state = needed.weights + needed.gradients + needed.optimizer
+        raise RecipeError(
+            f"recipe {recipe.name!r}: training takes about {needed.total / 2**30:,.1f} GiB (weights, gradients and "
+            f"optimizer {state / 2**30:,.1f}), this {device.type} has {there / 2**30:,.1f}; a smaller "
+            "micro_batch_tokens or recompute: true lowers the rest, `loam check` shows each part"
+        )
 
 
 class _Trained(NamedTuple):

@@ -296,6 +296,11 @@ class TrainRecipe(Section):
                 f"a stage's sequence_length is {self.longest_sample}, the model's max_sequence "
                 f"{self.model.max_sequence}"
             )
+        if (shortest := min(phase.sequence_length for s in self.stages for phase in s.phases)) <= self.model.mtp_layers:
+            raise ValueError(
+                f"model.mtp_layers ({self.model.mtp_layers}) needs samples of more tokens than that, a stage has "
+                f"{shortest}"
+            )
         if self.stages[0].replay:
             raise ValueError(f"stage {names[0]} is the first: there is nothing that it could replay")
         if self.checkpoint_permanent % self.checkpoint_every:

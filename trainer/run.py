@@ -23,7 +23,9 @@ from trainer.checkpoint import Checkpoint, discard_after, read_checkpoints, tidy
 from trainer.checkpoint_writer import CheckpointWriter
 from trainer.device import choose_device
 from trainer.expert_load import LoadLog
-from trainer.metrics import MetricsLog
+from trainer.hashed_log import HashedLog
+from trainer.memory_account import require_memory
+from trainer.metrics import line_of
 from trainer.model import Decoder
 from trainer.optimizer import MOMENTS, make_optimizer, optimizer_tensors, restore_optimizer
 from trainer.recipe import TrainRecipe
@@ -88,9 +90,14 @@ class Run:
         return any(decision.stop for decision in self.decisions.values())
 
     @cached_property
-    def lines(self) -> MetricsLog:
+    def lines(self) -> HashedLog:
         """Writes `metrics.jsonl`."""
-        return MetricsLog(self.metrics)
+        return HashedLog(self.metrics)
+
+    @property
+    def logs(self) -> dict[str, HashedLog]:
+        """What grows with every step, by its name in a checkpoint's note."""
+        return {"metrics": self.lines} | ({} if self.loads is None else {"loads": self.loads.records})
 
     @cached_property
     def data(self) -> TrainingData:
@@ -104,7 +111,7 @@ class Run:
 
     def log(self, line: Mapping[str, Any]) -> None:
         """Add a line to `metrics.jsonl`."""
-        self.lines.append(line)
+        self.lines.append(line_of(line))
 
     def decide(self, stage: int, decision: StageDecision) -> None:
         """Let a decision hold from the next stage on."""
@@ -174,10 +181,11 @@ def begin_run(
 
     Raises:
         DataError: `work` holds checkpoints of another run, or `start` is damaged or of another shape.
-        RecipeError: the recipe's updates do not fit the model.
+        RecipeError: the recipe's updates do not fit the model, or the training not the device's memory.
     """
     work.mkdir(parents=True, exist_ok=True)
     device = choose_device(recipe.device)
+    require_memory(recipe, device)
     model = first_model(recipe, PRECISIONS[recipe.precision], start).to(device).train()
     model.recompute = recipe.recompute
     read = [blend.identity for blend in blends]
@@ -200,11 +208,12 @@ def _go_on(run: Run) -> None:
     for checkpoint in read_checkpoints(*folders):
         if checkpoint.note["run"] != run.identity:
             raise DataError(f"{run.work} holds checkpoints of another recipe or other data; give an empty folder")
-        if _cut_logs(run, checkpoint):
+        if all(log.restore(checkpoint.note["logs"][name]) for name, log in run.logs.items()):
             run.restore(checkpoint)
             break
     else:
-        _clear_logs(run)
+        for log in run.logs.values():
+            log.clear()
     if useless := discard_after(run.step, *folders):
         names = ", ".join(sorted(path.name for path in useless))
         print(f"loam: {names} or the logs up to there are damaged; going on after step {run.step}", file=sys.stderr)
@@ -216,24 +225,10 @@ def compile_layers(model: Decoder) -> None:
         layer.compile()
 
 
-def _cut_logs(run: Run, checkpoint: Checkpoint) -> bool:
-    """Forget what was logged after a checkpoint; False when the logs are not those that it was written beside."""
-    whole = run.metrics.is_file() and run.lines.restore(checkpoint.note["metrics"])
-    return whole and (run.loads is None or run.loads.truncate(checkpoint.step))
-
-
-def _clear_logs(run: Run) -> None:
-    run.lines.clear()
-    if run.loads is not None:
-        run.loads.truncate(0)
-
-
 def save_state(run: Run) -> None:
     """Begin to write a checkpoint from which `begin_run` goes on; returns when the state is copied."""
-    if run.loads is not None:
-        run.loads.flush()
     note = {
-        "run": run.identity, "metrics": run.lines.state(), "notes": run.notes,
+        "run": run.identity, "logs": {name: log.state() for name, log in run.logs.items()}, "notes": run.notes,
         "decisions": {str(stage): decision.as_note() for stage, decision in run.decisions.items()},
         "guard": run.guard.state() if run.guard else None,
         "model": run.recipe.model.model_dump(mode="json"),

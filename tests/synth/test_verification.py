@@ -1,5 +1,5 @@
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from synth.protocol import Response
@@ -193,6 +193,7 @@ def test_phrases_in_both_languages(reason: str, text: str):
     assert check_prose(text, document, LIMITS) == reason
 
 
+@example("^=", "")
 @given(st.text(), st.text())
 def test_rules_read_any_text(text: str, document: str):
     for rules in (PROSE, CHAIN, QUESTION):

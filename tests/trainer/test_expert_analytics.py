@@ -24,6 +24,7 @@ from trainer.expert_analytics import (
     watch_routing,
 )
 from trainer.loop import train
+from trainer.model import new_model
 from trainer.recipe import TrainRecipe
 from trainer.token_classes import CLASSES, class_of, classes_of
 
@@ -129,6 +130,12 @@ def shards(tmp_path: Path) -> ShardSet:
             for document in range(20):
                 writer.append(np.resize(np.roll(np.arange(first, 16, 2), document), 30), np.array([30]))
     return load_shards(tmp_path / "shards")
+
+
+def test_text_of_another_tokenizer_is_refused(shards: ShardSet):
+    model = new_model(RECIPE.model.with_vocabulary(8), seed=0).eval()
+    with pytest.raises(DataError, match=r"held-out shard even .* has token 14, the model knows 8"):
+        watch_routing(model, shards, 16, 40)
 
 
 def test_a_training_is_analysed(tmp_path: Path, shards: ShardSet):

@@ -5,13 +5,14 @@ from typing import Literal
 import pytest
 import torch
 
+from pipelines.errors import RecipeError
 from trainer.lora import add_lora
 from trainer.lora_settings import LoraSettings
-from trainer.memory_account import training_memory
+from trainer.memory_account import require_memory, training_memory
 from trainer.model import new_model
 from trainer.model_recipe import MlaSettings, ModelSettings
 from trainer.optimizer import make_optimizer
-from trainer.recipe import OptimizerSettings
+from trainer.recipe import OptimizerSettings, TrainRecipe
 
 DENSE = ModelSettings(
     layers=4, width=64, heads=4, kv_heads=2, head_dim=16, ffn_width=160, vocab_size=128, max_sequence=128
@@ -99,3 +100,15 @@ def test_the_optimizers_state_is_what_it_holds_after_a_step(
     assert told.optimizer == sum(moment.nbytes for moment in moments)
     assert told.gradients == sum(p.grad.nbytes for p in model.parameters() if p.grad is not None)
     assert told.weights == sum(parameter.nbytes for parameter in model.parameters())
+
+
+def test_what_cannot_fit_is_refused_before_it_begins():
+    recipe = TrainRecipe.model_validate({
+        "name": "large", "model": DENSE.model_copy(update={"ffn_width": 1 << 24}).model_dump(), "device": "cpu",
+        "stages": [{"tokens": 1024, "sequence_length": 128, "batch_tokens": 512, "learning_rate": 1e-3}],
+    })  # fmt: skip
+    with pytest.raises(
+        RecipeError, match=r"'large': training takes about [\d,.]+ GiB .* this cpu has [\d,.]+; a smaller"
+    ):
+        require_memory(recipe, torch.device("cpu"))
+    require_memory(recipe.model_copy(update={"model": DENSE}), torch.device("cpu"))

@@ -233,6 +233,7 @@ def test_a_rate_rises_once_and_never_jumps(schedule: str, warmup: float, decay: 
     ("change", "message"),
     [
         ({"stages": [{**STAGE, "replay": 0.1}]}, "nothing that it could replay"),
+        ({"model": {**EXPERTS, "mtp_layers": 16}}, r"mtp_layers \(16\) needs samples of more tokens than that, .* has 16"),
         ({"stages": [{**STAGE, "schedule": "wsd", "warmup": 0.5, "decay": 0.6}]}, "overlap: the rate would jump"),
         ({"checkpoint_every": 10, "checkpoint_permanent": 25}, "must be a multiple of checkpoint_every"),
         ({"stages": [{**STAGE, "curriculum": [{"until": 0.5}, {"until": 0.5}]}]}, "must be above the one before"),
