@@ -12,7 +12,7 @@ Legend: N tokens, K choices per token, M = N * K choices sorted by expert, D wid
 of one expert.
 """
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -22,6 +22,7 @@ from torch.autograd.function import once_differentiable
 from trainer.eager import not_compiled
 from trainer.products import by_onednn, product
 
+BLOCK_ROWS = 256  # beyond, they leave the cache; below, small operations cost as much as products
 ROWS = 16  # oneDNN builds code for each new number of rows, 0.3 ms: twice the product of 192 rows by 256 x 256
 
 
@@ -85,8 +86,20 @@ class _ByGroup(torch.autograd.Function):
         return _summed(grad_MD, place_NK), grad_weight_M[place_NK], grad_gate_up_E, grad_down_E, None, None
 
 
+class _Block(NamedTuple):
+    """Experts that follow one another and whose rows, together, lie in the cache.
+
+    Attributes:
+        rows: all of them.
+        experts: each expert's number, and its rows within the block.
+    """
+
+    rows: slice
+    experts: list[tuple[int, slice]]
+
+
 class _ByExpert(torch.autograd.Function):
-    """One expert after the other through all of its products."""
+    """Some experts after the others through all of their products."""
 
     @staticmethod
     def forward(
@@ -96,14 +109,12 @@ class _ByExpert(torch.autograd.Function):
         weight_M1 = weights_NK.new_zeros(len(token_M), 1)
         weight_M1[place_NK.flatten(), 0] = weights_NK.flatten()
         answer_MD = x_ND.new_empty(len(token_M), x_ND.shape[1])
-        kept, start = [], 0
-        for expert, end in enumerate(ends):
-            gate_up_RF = product(x_ND.index_select(0, token_M[start:end]), gate_up_E[expert])
+        ctx.blocks, kept = _blocks(ends), []
+        for block in ctx.blocks:
+            gate_up_RF = _products(x_ND.index_select(0, token_M[block.rows]), gate_up_E, block)
             kept.append(gate_up_RF)
-            answer_MD[start:end] = product(_activated(gate_up_RF, weight_M1[start:end]), down_E[expert])
-            start = end
-        answer_MD[start:] = 0
-        ctx.ends = ends
+            answer_MD[block.rows] = _products(_activated(gate_up_RF, weight_M1[block.rows]), down_E, block)
+        answer_MD[-1] = 0  # of choices that visit nobody
         ctx.save_for_backward(x_ND, weight_M1, gate_up_E, down_E, token_M, place_NK, *kept)
         return _summed(answer_MD, place_NK)
 
@@ -111,25 +122,64 @@ class _ByExpert(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
         x_ND, weight_M1, gate_up_E, down_E, token_M, place_NK, *kept = ctx.saved_tensors
-        grad_gate_up_E = torch.empty_like(gate_up_E) if ctx.needs_input_grad[2] else None
-        grad_down_E = torch.empty_like(down_E) if ctx.needs_input_grad[3] else None
+        busy = [expert for block in ctx.blocks for expert, _ in block.experts]
+        grad_gate_up_E = _gradient(gate_up_E, busy) if ctx.needs_input_grad[2] else None
+        grad_down_E = _gradient(down_E, busy) if ctx.needs_input_grad[3] else None
         grad_MD = x_ND.new_empty(len(token_M), x_ND.shape[1])
-        grad_weight_M, start = weight_M1.new_zeros(len(token_M)), 0
-        for expert, end in enumerate(ctx.ends):
-            grad_RD = grads[0].index_select(0, token_M[start:end])
-            inner_RF = product(grad_RD, down_E[expert].t())
-            grad_gate_up_RF, answer_RF, grad_weight_M[start:end] = _activated_backward(
-                kept[expert], inner_RF, weight_M1[start:end]
+        grad_MD[-1] = 0  # of choices that visit nobody
+        grad_weight_M = weight_M1.new_zeros(len(token_M))
+        for block, gate_up_RF in zip(ctx.blocks, kept, strict=True):
+            token_R = token_M[block.rows]
+            grad_RD = grads[0].index_select(0, token_R)
+            inner_RF = _products(grad_RD, down_E.mT, block)
+            grad_gate_up_RF, answer_RF, grad_weight_M[block.rows] = _activated_backward(
+                gate_up_RF, inner_RF, weight_M1[block.rows]
             )
             if grad_down_E is not None:
-                grad_down_E[expert] = product(grad_RD.t(), answer_RF.t())
+                _outer(grad_down_E, grad_RD, answer_RF, block)
             if grad_gate_up_E is not None:
-                x_RD = x_ND.index_select(0, token_M[start:end])
-                grad_gate_up_E[expert] = product(grad_gate_up_RF.t(), x_RD.t())
-            grad_MD[start:end] = product(grad_gate_up_RF, gate_up_E[expert].t())
-            start = end
-        grad_MD[start:] = 0
+                _outer(grad_gate_up_E, grad_gate_up_RF, x_ND.index_select(0, token_R), block)
+            grad_MD[block.rows] = _products(grad_gate_up_RF, gate_up_E.mT, block)
         return _summed(grad_MD, place_NK), grad_weight_M[place_NK], grad_gate_up_E, grad_down_E, None
+
+
+def _blocks(ends: list[int]) -> list[_Block]:
+    """Blocks of at most `BLOCK_ROWS` rows, or of one expert with more; experts without rows are in none."""
+    found: list[_Block] = []
+    for expert, (start, end) in enumerate(zip([0, *ends], ends, strict=False)):
+        if start == end:
+            continue
+        if not found or end - found[-1].rows.start > BLOCK_ROWS:
+            found.append(_Block(slice(start, end), []))
+        first = found[-1].rows.start
+        found[-1].experts.append((expert, slice(start - first, end - first)))
+        found[-1] = found[-1]._replace(rows=slice(first, end))
+    return found
+
+
+def _gradient(weight_E: Tensor, busy: list[int]) -> Tensor:
+    """Memory for the gradient of stacked weights, 0 for experts that had no row."""
+    grad_E = torch.empty_like(weight_E)
+    if idle := sorted(set(range(len(weight_E))).difference(busy)):
+        grad_E[idle] = 0
+    return grad_E
+
+
+def _products(rows_RI: Tensor, weight_EOI: Tensor, block: _Block) -> Tensor:
+    """Each row by its expert's weight, (R, O)."""
+    if len(block.experts) == 1:
+        return product(rows_RI, weight_EOI[block.experts[0][0]])
+    out_RO = rows_RI.new_empty(len(rows_RI), weight_EOI.shape[1])
+    for expert, rows in block.experts:
+        out_RO[rows] = product(rows_RI[rows], weight_EOI[expert])
+    return out_RO
+
+
+def _outer(out_EOI: Tensor, grad_RO: Tensor, rows_RI: Tensor, block: _Block) -> None:
+    """The gradient of each expert's weight."""
+    grad_OR, rows_IR = grad_RO.t(), rows_RI.t()
+    for expert, rows in block.experts:
+        out_EOI[expert] = product(grad_OR[:, rows], rows_IR[:, rows])
 
 
 def _padded(chosen_NK: Tensor, experts: int) -> tuple[Tensor, Tensor, list[int]]:
