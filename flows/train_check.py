@@ -146,6 +146,10 @@ def train_lines(recipe: TrainRecipe, machine: Machine) -> list[str]:
             else "lower micro_batch_tokens, or set recompute: true"
         )
         lines.append(f"  more than the {_size(device['memory_bytes'])} of one {device['name']}: {advice}")
+    elif total > 0.9 * device["memory_bytes"]:
+        lines.append(
+            f"  less than a tenth of one {device['name']} is left for what kernels use in between: it may not do"
+        )
     many = f"{device['devices']} {device['name']}" if device["devices"] > 1 else f"one {device['name']}"
     lines.append(
         f"time: {_time(found['days'])} on {many} at an MFU of {device['mfu']:.0%} of {device['peak_flops'] / 1e12:.0f} "
@@ -185,6 +189,8 @@ def _size(size: float) -> str:
 
 
 def _time(days: float) -> str:
+    if days >= 1000:
+        return f"{days:,.0f} days"
     if days >= 1:
         return f"{days:.3g} days"
     return f"{days * 24:.3g} hours" if days * 24 >= 1 else f"{days * 1440:.2g} minutes"

@@ -19,7 +19,10 @@ class NoSettings(Section):
     """Of verbs that have nothing to set."""
 
 
-def train_on(recipe: TrainRecipe, data: Path, mixture: Path | None, tokenizer: Path | None, work: Path) -> Outcome:
+def train_on(
+    recipe: TrainRecipe, data: Path, mixture: Path | None, tokenizer: Path | None, work: Path,
+    held_out: Path | None = None,
+) -> Outcome:  # fmt: skip
     """Train on a folder of shards.
 
     Args:
@@ -28,9 +31,10 @@ def train_on(recipe: TrainRecipe, data: Path, mixture: Path | None, tokenizer: P
         mixture: weights by domain, or a schedule of stages; in proportion to tokens when None.
         tokenizer: tokenizer folder, when the recipe does not state the size of the vocabulary.
         work: folder to fill.
+        held_out: folder of held-out shards; `validation/` of `data` when not given.
 
     Raises:
-        RecipeError: stages name blends that one mixture cannot be.
+        RecipeError: a stage names a blend, which here a schedule gives it.
         DataError: the domains of the mixture are not those of the shards, or it would read one beyond its cap.
     """
     from flows.scheduled_training import train_scheduled
@@ -39,25 +43,26 @@ def train_on(recipe: TrainRecipe, data: Path, mixture: Path | None, tokenizer: P
     from trainer.recipe import with_vocabulary
     from trainer.telemetry import Telemetry
 
-    shards, validation = shards_of(data)
+    if named := [f"{stage.name} {stage.blend!r}" for stage in recipe.stages if stage.blend is not None]:
+        raise RecipeError(
+            f"stages of {recipe.name!r} draw from blends of their own: {', '.join(named)}; leave `blend` out and give "
+            "--mixture a schedule, which has a mixture for each stage"
+        )
+    shards, validation = shards_of(data, held_out)
     sized = with_vocabulary(recipe, tokenizer) if tokenizer else recipe
     if mixture is not None and kind_of(str(mixture)) == "schedule":
         return train_scheduled(sized, mixture, shards, validation, work)
-    if len(named := {stage.blend: None for stage in recipe.stages if stage.blend is not None}) > 1:
-        raise RecipeError(
-            f"stages of {recipe.name!r} draw from {', '.join(named)}; one mixture cannot be all of them: give "
-            "--mixture a schedule, which has a mixture for each stage"
-        )
     outcome = train(sized, blend_of(mixture, shards, recipe.fresh_tokens), work, validation, [Telemetry(validation)])
     told = {"mixture": Mixture.read(mixture).fingerprint} if mixture is not None else {}
     return Outcome(outcome.counts, {**outcome.metrics, **told})
 
 
-def shards_of(data: Path) -> tuple[ShardSet, ShardSet | None]:
+def shards_of(data: Path, held_out: Path | None = None) -> tuple[ShardSet, ShardSet | None]:
     """The shards to train on, and the held-out ones where there are any.
 
     Args:
         data: folder with `train/` and `validation/` shards, or with shards.
+        held_out: folder of held-out shards; `validation/` of `data` when not given.
 
     Raises:
         DataError: there is none.
@@ -67,7 +72,11 @@ def shards_of(data: Path) -> tuple[ShardSet, ShardSet | None]:
     shards = load_shards(data / "train" if (data / "train").is_dir() else data)
     if not shards.shards:
         raise DataError(f"no shard (.bin and .idx) in {data}; `loam tokenize` writes them")
-    return shards, load_shards(data / "validation") if (data / "validation").is_dir() else None
+    place = held_out or data / "validation"
+    validation = load_shards(place) if held_out or place.is_dir() else None
+    if validation is not None and not validation.shards:
+        raise DataError(f"no shard (.bin and .idx) in {place}; `loam tokenize` writes them")
+    return shards, validation
 
 
 def blend_of(mixture: Path | None, shards: ShardSet, tokens: int) -> Blend:

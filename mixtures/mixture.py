@@ -221,7 +221,9 @@ def check_same_names(what: str, found: Sequence[str] | Mapping, where: str, know
     parts = [f"{verb} {', '.join(map(repr, names[:3]))}{' ...' if len(names) > 3 else ''}"
              for verb, names in (("unknown", extra), ("missing", missing)) if names]  # fmt: skip
     if parts:
-        raise DataError(f"{what} does not match {where}: {'; '.join(parts)}; names must be equal")
+        there = f"{', '.join(known[:12])}{' ...' if len(known) > 12 else ''}"
+        rule = "" if subset else "; names must be equal"
+        raise DataError(f"{what} does not match {where}: {'; '.join(parts)}; there are {there}{rule}")
 
 
 def in_millionths(weights: Sequence[float], uppers: Sequence[float] | None = None) -> list[float]:

@@ -13,8 +13,10 @@ import pyarrow.parquet as pq
 
 from pipelines.archives import STREAM_ERRORS, open_raw
 from pipelines.errors import DataError
+from pipelines.execute import with_rejected_inputs
 from pipelines.inputs import format_of
 from pipelines.locations import common_root, location
+from pipelines.manifest import Counts
 from pipelines.readers import SAMPLE_BYTES
 from pipelines.templates import PLACE, parse_json
 from pipelines.tracing import read_origin
@@ -44,7 +46,9 @@ def refuse_textless(
     wanted = [place.split(".")[0] for places in PLACE.findall(text) for place in places.split("|")]
     if fields and any(place not in fields for place in wanted):
         example = "{" + next((name for name in fields if name not in ("id", "url")), fields[0]) + "}"
-        found = f"no record has the text {text}; its fields are {', '.join(fields)}"
+        counts = with_rejected_inputs(Counts(), work)
+        fates = ", ".join(f"{number:,} {reason}" for reason, number in counts.rejected.items())
+        found = f"no record of {counts.docs_in:,} has the text {text} ({fates}); fields are {', '.join(fields)}"
         raise DataError(f"{first['origin']['file']}: {found}; "
                         f"say what the text is, such as {option} '{example}'")  # fmt: skip
 

@@ -86,7 +86,7 @@ def export_hf(
     files = _write_weights(out, _entries(tensors, shape, family), max_file_bytes, PRECISIONS[precision][1])
     if tokenizer is not None:
         _write_tokenizer(tokenizer, out)
-    scaled = shape.experts and shape.router.scaling != 1.0
+    scaled = family.model_type == "dots1" and shape.router.scaling != 1.0
     return {
         "architecture": config["architectures"][0],
         "parameters": shape.parameters(),

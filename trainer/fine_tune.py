@@ -19,6 +19,7 @@ from pydantic import Field, ValidationError
 
 from pipelines.errors import DataError, RecipeError
 from pipelines.execute import SCRATCH
+from pipelines.manifest import Counts
 from pipelines.quantities import Tokens
 from pipelines.recipe import Section
 from pipelines.shards import Blend, ShardSet
@@ -81,7 +82,7 @@ class FineTuneSettings(Section):
 
 def fine_tune(
     model: Path | str, data: Path | str | Sequence[Path | str], out: Path | str,
-    settings: FineTuneSettings | None = None, workers: int = 1, **given: Any,
+    settings: FineTuneSettings | None = None, workers: int = 1, text: str | None = None, **given: Any,
 ) -> Outcome:  # fmt: skip
     """Fine-tune a model on documents or shards.
 
@@ -93,14 +94,15 @@ def fine_tune(
         out: folder to fill: `train/` (metrics, `final/`, `adapter/` with `lora`) and `hf/`, the tuned model.
         settings: what is asked for.
         workers: processes that make shards; changes no byte.
+        text: template of a record's text from its fields, `{question}\\n{answer}`; `{text}` when not given.
         given: the settings' fields, in place of `settings`.
 
     Returns:
-        Metrics of the training, and of the export under `export`.
+        Metrics of the training, and of the export under `export`; what became of the documents, where there were any.
 
     Raises:
-        RecipeError: the settings do not hold, or a pattern of `lora` covers nothing.
-        DataError: the model cannot be imported, or the data cannot be read.
+        RecipeError: the settings do not hold, a pattern of `lora` covers nothing, or shards were to have a `text`.
+        DataError: the model cannot be imported, or the data cannot be read or holds nothing to train on.
     """
     from trainer.checkpoint import open_checkpoint
     from trainer.export import export_hf
@@ -110,18 +112,18 @@ def fine_tune(
 
     model, out = Path(model), Path(out)
     asked = settings or _settings(given)
+    shards, validation, counts = _shards(data, model, out / "tokens", asked, workers, text)
     base = out / SCRATCH / "base"
     import_hf(model, base)
     start = base / "final"
     shape, _ = open_checkpoint(start)
-    shards, validation = _shards(data, model, out / "tokens", asked, workers)
     blend = Blend.of({shard.name: shard.tokens / shards.tokens for shard in shards.shards}, shards)
     recipe = recipe_of(asked, shape, model.name)
     outcome = train(recipe, blend, out / "train", validation, [Telemetry(validation)], start)
     exported = export_hf(out / "train" / "final", out / "hf", model)
     for done in (base, out / "tokens" / SCRATCH, out / "train" / SCRATCH):
         shutil.rmtree(done, ignore_errors=True)  # without documents there were no shards to make
-    return Outcome(outcome.counts, {**outcome.metrics, "export": exported})
+    return Outcome(counts, {**outcome.metrics, "export": exported})
 
 
 def recipe_of(settings: FineTuneSettings, shape: Any, name: str) -> TrainRecipe:
@@ -162,20 +164,52 @@ def _settings(given: dict[str, Any]) -> FineTuneSettings:
 
 
 def _shards(
-    data: Path | str | Sequence[Path | str], model: Path, work: Path, settings: FineTuneSettings, workers: int
-) -> tuple[ShardSet, ShardSet | None]:
-    """Shards to train on, and held-out ones where there are any; documents are encoded first."""
-    from pipelines.encode import EncodeSettings, encode
+    data: Path | str | Sequence[Path | str], model: Path, work: Path, settings: FineTuneSettings, workers: int,
+    text: str | None,
+) -> tuple[ShardSet, ShardSet | None, Counts | None]:  # fmt: skip
+    """Shards to train on, held-out ones where there are any, and what became of documents, which are encoded first."""
     from pipelines.indexed import load_shards
-    from pipelines.inputs import as_documents
 
     files = [Path(one) for one in ([data] if isinstance(data, (str, Path)) else data)]
-    folder = files[0]
+    folder, counts = files[0], None
     if not folder.is_dir():
-        asked = EncodeSettings(validation_share=settings.validation_share, seed=settings.seed)
-        encode(as_documents(files, work, workers), work, model, asked, workers, name="documents")
-        folder = work
+        folder, counts = work, _encoded(files, model, work, settings, workers, text)
+    elif text is not None:
+        raise RecipeError(f"{folder} holds shards, and a text ({text!r}) is made of the fields of documents; "
+                          "leave the text out, or give files of documents")  # fmt: skip
     shards = load_shards(folder / "train" if (folder / "train").is_dir() else folder)
-    if not shards.shards:
-        raise DataError(f"no shard (.bin and .idx) in {folder}; give files of documents, or `loam tokenize` them")
-    return shards, load_shards(folder / "validation") if (folder / "validation").is_dir() else None
+    held_out = load_shards(folder / "validation") if any((folder / "validation").rglob("*.idx")) else None
+    return shards, held_out, counts
+
+
+def _encoded(
+    files: list[Path], model: Path, work: Path, settings: FineTuneSettings, workers: int, text: str | None
+) -> Counts | None:
+    """Make the shards of documents in `work`; there is at least one to train on."""
+    from pipelines.encode import EncodeSettings, encode
+    from pipelines.inputs import as_documents
+    from pipelines.textless import refuse_textless
+
+    asked = EncodeSettings(validation_share=settings.validation_share, seed=settings.seed)
+    try:
+        documents = as_documents(files, work, workers, text)
+        refuse_textless(documents, files, work, text)
+        counts = encode(documents, work, model, asked, workers, name="documents").counts
+        if counts is not None and not any((work / ("train" if asked.validation_share else "")).glob("*.idx")):
+            raise DataError(_nothing_left(files, counts, text))
+    except DataError:
+        shutil.rmtree(work, ignore_errors=True)  # the next call may give other files or another text
+        raise
+    return counts
+
+
+def _nothing_left(files: list[Path], counts: Counts, text: str | None) -> str:
+    """Why no document is left to train on: how many there were, and what became of each."""
+    lost = {**counts.dropped, **counts.rejected}
+    fates = [f"{number:,} {reason}" for reason, number in sorted(lost.items())]
+    fates += [f"{counts.kept:,} held out (validation_share)"] if counts.kept else []
+    more = f" and {len(files) - 1:,} more" if len(files) > 1 else ""
+    wanted = f"the text {text}" if text else "a field `text` that is not empty"
+    return (f"{files[0]}{more}: no document to train on of {counts.docs_in:,} ({', '.join(fates) or 'none is there'}); "
+            f"expected records with {wanted}; add some, or say what the text is, "
+            "such as --text '{question}\\n{answer}'")  # fmt: skip

@@ -138,12 +138,16 @@ def _train_stage(
     """Train from wherever the run stands to the end of a stage."""
     recipe, settings = run.recipe, run.recipe.stages[stage]
     tokens = _tokens_done(run)
+    if run.guard and run.step == sum(before.steps for before in recipe.stages[:stage]):
+        run.guard.clear()
     started, steps, trained, flops = time.perf_counter(), 0, 0, 0.0
     for place, phase, local in _steps_left(run, stage):
         line = train_step(run, stage, place, phase, local)
         tokens += phase.batch_tokens
         line["tokens"] = tokens
         run.log(line)
+        if "skipped" in line:
+            print(f"loam: step {run.step} skipped: {line['skipped']['reason']}", file=sys.stderr, flush=True)
         for observer in watching:
             observer.on_step(run.step, line)
         tracker.update(tokens, f"{settings.name} loss {line['loss']:.3f}")

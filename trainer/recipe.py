@@ -344,7 +344,7 @@ class TrainRecipe(Section):
             RecipeError: `model.vocab_size` is 0, or a token for filling in is a name or beyond the vocabulary.
         """
         if self.model.vocab_size == 0:
-            raise RecipeError(f"recipe {self.name!r}: model.vocab_size is not set; give it or train through a flow")
+            raise RecipeError(f"recipe {self.name!r}: model.vocab_size is not set; give it, or --tokenizer")
         for cut in (stage.fill_in_middle for stage in self.stages if stage.fill_in_middle):
             if (highest := max(cut.token_ids())) >= self.model.vocab_size:
                 raise RecipeError(

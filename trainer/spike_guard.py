@@ -3,7 +3,7 @@
 A step whose loss or gradient norm stands far above those of the last steps is not taken: the weights stay, the samples
 are gone, and the skip is written down with them. The rule is that of OLMo's skipping optimizer: a window of 128 steps,
 six standard deviations. What is judged is read from the window alone, and the window lies in the checkpoints, so that a
-killed run judges as one left alone would.
+killed run judges as one left alone would. A stage begins with an empty window.
 """
 
 import math
@@ -71,6 +71,12 @@ class SpikeGuard:
             window.append(value)
         self.in_a_row = self.in_a_row + 1 if reasons else 0
         return "; ".join(reasons) or None
+
+    def clear(self) -> None:
+        """Forget the window: a new stage reads other text, and its loss says nothing of the last one's."""
+        self.in_a_row = 0
+        for window in self._windows.values():
+            window.clear()
 
     def state(self) -> dict[str, list[float] | int]:
         """JSON values for a checkpoint; floats come back as they were."""

@@ -23,11 +23,13 @@ def write_summary(run: Run) -> dict[str, Any]:
     stages = [_stage(run, number, steps) for number in range(len(run.recipe.stages)) if _began(run, number, steps)]
     summary: dict[str, Any] = {
         "parameters": run.recipe.model.parameters(), "active_parameters": run.recipe.model.active_parameters(),
-        "steps": run.step, "tokens": steps[-1]["tokens"], "stages": stages, "domains": _totals(stages),
+        "steps": run.step, "tokens": steps[-1]["tokens"], "last_loss": stages[-1]["last_loss"], "stages": stages,
+        "domains": _totals(stages),
     }  # fmt: skip
     if "lora" in run.notes:
         summary["lora"] = run.notes["lora"]
     if skipped := skipped_ranges(steps):
+        summary["skipped_steps"] = sum(one["last_step"] - one["first_step"] + 1 for one in skipped)
         summary["skipped"] = skipped
     if decisions := {number: decision for number, decision in run.decisions.items() if decision.reason}:
         summary["decisions"] = {run.recipe.stages[n].name: decision.as_note() for n, decision in decisions.items()}

@@ -193,6 +193,8 @@ def train(
     recipe: Annotated[str, typer.Argument(help="A recipe of kind train (or run: then everything up to the model)")],
     out: Annotated[Path | None, typer.Option("--out", "-o", help="Folder for checkpoint and metrics")] = None,
     data: Annotated[Path | None, typer.Option(help="Folder of shards (train/ and validation/, or shards)")] = None,
+    validation: Annotated[Path | None, typer.Option(help="Folder of held-out shards; validation/ of --data "
+                                                    "when not given")] = None,
     mixture: Annotated[str | None, typer.Option(help="mixture.yaml, a run of loam ablate, or a fingerprint; "
                                                 "proportional to tokens when not given")] = None,
     tokenizer: Annotated[Path | None, typer.Option(help="Tokenizer folder, for the size of the vocabulary")] = None,
@@ -218,10 +220,10 @@ def train(
         raise RecipeError(f"{recipe} is a recipe of kind train: give --data FOLDER and --out FOLDER")
     settings = load_recipe(recipe, TrainRecipe, sets or ())
     weights = find_mixture(mixture) if mixture is not None else None
-    given = {"mixture": weights, "tokenizer": tokenizer}
+    given = {"mixture": weights, "tokenizer": tokenizer, "validation": validation}
 
     def action(work: Path) -> Outcome:
-        outcome = train_on(settings, data, weights, tokenizer, work)
+        outcome = train_on(settings, data, weights, tokenizer, work, validation)
         write_training_report(work)
         return outcome
 

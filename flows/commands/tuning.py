@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from flows.verb import AsJson, Inputs, Out, Sets, Workers, documents_of, run_verb
+from flows.verb import AsJson, Inputs, Out, Sets, Workers, documents_of, given_text, run_verb
 from pipelines.recipe import settings_from
 from pipelines.store import Outcome
 
@@ -28,15 +28,16 @@ def tune(
     from trainer.fine_tune import FineTuneSettings, fine_tune
 
     settings = settings_from(FineTuneSettings, sets)
-    files = documents_of(inputs)
+    files, text = documents_of(inputs), given_text()
     data = (
         Path(inputs[0]) if len(inputs) == 1 and Path(inputs[0]).is_dir() and _holds_shards(Path(inputs[0])) else files
     )
 
     def action(work: Path) -> Outcome:
-        return fine_tune(model, data, work, settings, workers)
+        return fine_tune(model, data, work, settings, workers, text)
 
-    run_verb("tune", out, settings, files, action, as_json, folder_digests(model, "model"))
+    digests = folder_digests(model, "model") | ({"text": text} if text else {})
+    run_verb("tune", out, settings, files, action, as_json, digests)
 
 
 def _holds_shards(folder: Path) -> bool:

@@ -74,7 +74,14 @@ model: {{layers: 1, width: 16, heads: 1, kv_heads: 1, head_dim: 16, ffn_width: 3
 stages: [{{name: a, blend: wiki, {stage}}}, {{name: b, blend: code, {stage}}}]
 """)
     fails(
-        2, "draw from wiki, code; one mixture cannot be all of them", "train", "two.yaml", "--data", "data", "-o", "m"
+        2,
+        "draw from blends of their own: a 'wiki', b 'code'; leave `blend` out",
+        "train",
+        "two.yaml",
+        "--data",
+        "data",
+        "-o",
+        "m",
     )
 
 

@@ -10,6 +10,8 @@ import torch
 from typer.testing import CliRunner
 
 from flows.cli import app
+from pipelines.errors import DataError, RecipeError
+from pipelines.indexed import load_shards
 from pipelines.tokenizer import TokenizerSettings, load_tokenizer, train_tokenizer
 
 SETS = ["tokens=512", "sequence_length=16", "batch_tokens=64", "learning_rate=1e-3", "validation_share=0.2",
@@ -84,3 +86,65 @@ def test_the_same_manifest_comes_again(folder: Path, tmp_path: Path):
     assert manifests[0] == manifests[1]  # no clock and no scratch is an output
     hidden = {part for path in (tmp_path / "one").rglob("*") for part in path.parts if part.startswith(".")}
     assert hidden == {".journal"}
+
+
+ASKED = [{"prompt": f"{n} and {n}?", "response": f"{2 * n}."} for n in range(40)]
+
+
+def tuned_on(folder: Path, data: Path, out: Path, *more: str):
+    given = [argument for one in SETS for argument in ("--set", one)]
+    arguments = ["tune", str(data), "--model", str(folder / "model"), "--out", str(out), *given, *more]
+    return CliRunner().invoke(app, arguments)
+
+
+def test_the_text_is_made_of_fields(folder: Path, tmp_path: Path):
+    """Refused with the fields that there are; with a template, the shards are those of the texts that it makes."""
+    from pipelines.encode import EncodeSettings, encode
+
+    (tmp_path / "asked.jsonl").write_text("".join(json.dumps(one) + "\n" for one in ASKED))
+    refused = tuned_on(folder, tmp_path / "asked.jsonl", tmp_path / "out").exception
+    assert isinstance(refused, DataError)
+    assert str(refused) == ("asked.jsonl: no record of 40 has the text {text} (40 no_text); fields are prompt, "
+                            "response; say what the text is, such as --text '{prompt}'")  # fmt: skip
+    done = tuned_on(folder, tmp_path / "asked.jsonl", tmp_path / "out", "--text", "{prompt}\\n{response}", "--json")
+    assert done.exit_code == 0, done.output
+    assert json.loads(done.stdout)["counts"]["kept"] == 40
+    ids = [f"asked.jsonl:{n}" for n in range(40)]
+    texts = [f"{one['prompt']}\n{one['response']}" for one in ASKED]
+    pq.write_table(pa.table({"id": ids, "text": texts}), tmp_path / "texts.parquet")
+    settings = EncodeSettings(validation_share=0.0)
+    encode([tmp_path / "texts.parquet"], tmp_path / "whole", folder / "model", settings, name="documents")
+    (whole,) = load_shards(tmp_path / "whole").shards
+    made = [load_shards(tmp_path / "out" / "tokens" / part).shards[0] for part in ("train", "validation")]
+    assert sum(shard.tokens for shard in made) == whole.tokens
+
+
+def test_documents_of_which_none_is_left_are_counted(folder: Path, tmp_path: Path):
+    (tmp_path / "empty.jsonl").write_text('{"text": ""}\n{"text": ""}\nno json\n')
+    refused = tuned_on(folder, tmp_path / "empty.jsonl", tmp_path / "out").exception
+    assert isinstance(refused, DataError)
+    assert "empty.jsonl: no document to train on of 3 (" in str(refused)
+    assert "expected records with a field `text` that is not empty" in str(refused)
+    assert "\n" not in str(refused)
+
+
+def test_shards_have_no_fields(folder: Path, tmp_path: Path):
+    from pipelines.encode import EncodeSettings, encode
+
+    encode([folder / "documents.parquet"], tmp_path / "shards", folder / "model", EncodeSettings(), name="sums")
+    refused = tuned_on(folder, tmp_path / "shards", tmp_path / "out", "--text", "{a}").exception
+    assert isinstance(refused, RecipeError)
+    assert "holds shards" in str(refused)
+
+
+def test_a_call_that_was_refused_leaves_nothing_to_go_on_from(folder: Path, tmp_path: Path):
+    """The same folder, then with the text: not the empty documents of the first call."""
+    from trainer.fine_tune import fine_tune
+
+    (tmp_path / "asked.jsonl").write_text("".join(json.dumps(one) + "\n" for one in ASKED))
+    settings = dict(one.split("=") for one in SETS)
+    with pytest.raises(DataError, match="no record of 40"):
+        fine_tune(folder / "model", tmp_path / "asked.jsonl", tmp_path / "out", **settings)
+    done = fine_tune(folder / "model", tmp_path / "asked.jsonl", tmp_path / "out", text="{response}", **settings)
+    assert done.counts is not None
+    assert done.counts.kept == 40

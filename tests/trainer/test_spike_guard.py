@@ -66,3 +66,13 @@ def test_a_flat_window_makes_no_spike_of_rounding(value: float):
     for _ in range(10):
         guard.judge(value, value)
     assert guard.judge(value * (1 + 1e-9), value) is None
+
+
+def test_a_cleared_window_knows_nothing():
+    guard = SpikeGuard(SpikeSettings(window=8, least=4))
+    for _ in range(8):
+        guard.judge(1.0, 1.0)
+    assert guard.judge(9.0, 1.0)
+    guard.clear()
+    assert [guard.judge(9.0, 1.0) for _ in range(3)] == [None] * 3
+    assert guard.state()["in_a_row"] == 0
