@@ -4,7 +4,7 @@ Drawn from `experts.json` and the training's `expert_load.parquet` alone, so tha
 """
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,9 +16,12 @@ from flows.report_html import page, section, table
 from pipelines.files import write_atomically
 from pipelines.shards import ShardSet
 from pipelines.store import Outcome
+from trainer.checkpoint import DESCRIPTION
 from trainer.expert_analytics import BALANCED, analyse, load_numbers
+from trainer.provenance import read_provenance
 from trainer.token_classes import CLASSES, classes_of
 
+HELD_OUT, TRAINED_ON = "held-out text", "training shards"
 LAST = 0.1  # share of training whose load is judged: early steps are still finding their balance
 MOST_PANELS = 4
 MOST_LABELS = 16
@@ -62,34 +65,71 @@ def load_at_the_end(path: Path) -> dict[str, dict[str, Any]]:
     return found
 
 
-def analyse_training(training: Path, shards: ShardSet, tokens: int, tokenizer: Path | None, work: Path) -> Outcome:
+def names_of_layers(training: Path) -> Callable[[object], str]:
+    """What a layer is called: prediction modules have the numbers after the last layer of the model.
+
+    Args:
+        training: its folder, over or in progress.
+    """
+    final = training / "final" / DESCRIPTION
+    if final.is_file():
+        layers = json.loads(final.read_text(encoding="utf-8"))["model"]["layers"]
+    else:
+        layers = next((made["recipe"]["model"]["layers"] for made in read_provenance(training)), None)
+
+    def name(layer: object) -> str:
+        module = int(str(layer)) - layers if layers is not None else -1
+        return f"layer {layer}" if module < 0 else f"module {module + 1} for further tokens"
+
+    return name
+
+
+def are_of_training(training: Path, shards: ShardSet) -> bool:
+    """Whether a training read any of these shards, by their names and lengths; all of them, if it wrote no journal.
+
+    Args:
+        training: its folder.
+        shards: that are to be looked at.
+    """
+    blends = [one for made in read_provenance(training) for one in made["data"]["stages"]]
+    read = {(Path(shard["name"]).name, shard["tokens"]) for blend in blends for shard in blend}
+    return not blends or any((Path(shard.name).name, shard.tokens) in read for shard in shards.shards)
+
+
+def analyse_training(
+    training: Path, shards: ShardSet, tokens: int, tokenizer: Path | None, work: Path, held_out: bool = True
+) -> Outcome:
     """Write `experts.json` and `experts.html` of a finished training.
 
     Args:
         training: its folder.
-        shards: held-out text, one shard per domain.
+        shards: text, one shard per domain.
         tokens: of each domain that are read.
         tokenizer: to tell kinds of tokens apart; None leaves that out.
         work: folder to fill.
+        held_out: whether the model was not trained on the text.
 
     Returns:
-        Metrics: layers whose load was balanced at the end of training, dead experts, largest spread.
+        Metrics: layers whose load was balanced at the end of training, dead experts by layer, largest spread.
 
     Raises:
         DataError: the model has no experts.
     """
     class_V = classes_of(tokenizer) if tokenizer else None
     found = analyse(training, shards, tokens, class_V, CLASSES)
+    found["text"] = HELD_OUT if held_out else TRAINED_ON
     path = training / "expert_load.parquet"
     found["training_load"] = load_at_the_end(path) if path.is_file() else {}
     write_atomically(work / "experts.json", (json.dumps(found, indent=1, sort_keys=True) + "\n").encode())
     write_experts_report(training.resolve().name, found, training, work / "experts.html")
     late = found["training_load"]
     return Outcome(metrics={
-        "experts": found["experts"], "layers": len(found["layers"]), "tokens": found["tokens"],
+        "experts": found["experts"], "layers": len(found["layers"]),
+        "tokens": found["tokens"], "tokens_of": found["text"],
         "balanced_layers": sum(one["balanced"] for layer, one in late.items() if layer in found["layers"]),
         "largest_spread": max((one["cv"] for one in late.values()), default=None),
-        "dead": {f"layer {layer}": len(one["dead"]) for layer, one in found["layers"].items() if one["dead"]},
+        "dead_experts": {f"layer {layer}": {"dead": len(one["dead"]), "of": found["experts"]}
+                         for layer, one in found["layers"].items() if one["dead"]},
         "domain_information": {f"layer {n}": one["by_domain"]["of_most"] for n, one in found["layers"].items()},
     })  # fmt: skip
 
@@ -99,56 +139,61 @@ def write_experts_report(name: str, found: Mapping[str, Any], training: Path, ta
 
     Args:
         name: of the model.
-        found: what `trainer.expert_analytics.analyse` says, and `training_load`.
+        found: what `trainer.expert_analytics.analyse` says, `training_load` and `text`.
         training: folder of the training.
         target: HTML file to write.
     """
     layers = found["layers"]
-    parts = [section("Balance", _balance(found), *training_drawings(training / "expert_load.parquet"))]
+    parts = [section("Balance", _balance(found, names_of_layers(training)), *training_drawings(training))]
     parts.append(section("Co-activation", *_matrices(layers), _pairs(layers)))
     parts.append(section("Saturation", _saturation(found)))
     parts.append(section("Specialisation by domain", *_special(layers, "by_domain", found["domains"])))
     if found["classes"]:
         parts.append(section("Specialisation by kind of token", *_special(layers, "by_class", found["classes"])))
     about = (f"{found['experts']} experts, {found['experts_per_token']} for each token, "
-             f"{found['tokens']:,} held-out tokens of {len(found['domains'])} domains")  # fmt: skip
+             f"{found['tokens']:,} tokens of {found['text']}, {len(found['domains'])} domains")  # fmt: skip
     write_atomically(target, page(f"Experts of {name}", about, "\n".join(parts)).encode())
 
 
-def _balance(found: Mapping[str, Any]) -> str:
+def _balance(found: Mapping[str, Any], name: Callable[[object], str]) -> str:
     rows = []
     for layer, one in found["layers"].items():
         late = found["training_load"].get(layer, {})
         even = "yes" if late.get("balanced") else "no"
         rows.append((f"layer {layer}", late.get("cv"), one["cv"], one["entropy"], one["router_entropy"], one["max"],
                      one["min"], len(one["dead"]), len(one["barely"]), even))  # fmt: skip
-    head = ("", "spread in training", "spread, held out", "entropy of load", "entropy of router", "most loaded",
+    for layer, late in found["training_load"].items():
+        if layer not in found["layers"]:  # a prediction module, which no text is sent through
+            rows.append((name(layer), late["cv"], *[None] * 7, "yes" if late["balanced"] else "no"))
+    head = ("", "spread in training", f"spread, {found['text']}", "entropy of load", "entropy of router", "most loaded",
             "least", "dead", "barely used", f"balanced (below {BALANCED:g})")  # fmt: skip
     note = ('<p class="note">Spread is the coefficient of variation of the load over experts, in the last tenth of '
-            "training; entropies are shares of their largest value.</p>")  # fmt: skip
+            "training; entropies are shares of their largest value. All but the first and the last column is of "
+            f"{found['text']}.</p>")  # fmt: skip
     return table(head, rows) + note
 
 
-def training_drawings(path: Path) -> list[str]:
+def training_drawings(training: Path) -> list[str]:
     """Share of each expert and spread of each layer over training, as two drawings; none where there is no table.
 
     Args:
-        path: `expert_load.parquet`.
+        training: its folder, with `expert_load.parquet`.
     """
+    path = training / "expert_load.parquet"
     if not path.is_file():
         return []
-    shares = shares_over_training(path)
+    name, shares = names_of_layers(training), shares_over_training(path)
     figure, axes = new_figure(2.4)
     axis = axes[0][0]
     for number, (layer, share) in enumerate(shares.items()):
         axis.plot(np.linspace(0, 1, share.shape[1]), share.std(axis=0) / share.mean(axis=0), linewidth=1,
-                  color=COLOURS[number % len(COLOURS)], label=f"layer {layer}")  # fmt: skip
+                  color=COLOURS[number % len(COLOURS)], label=name(layer))  # fmt: skip
     axis.axhline(BALANCED, color="#888888", linewidth=0.8, linestyle="--")
     axis.set_xlabel("share of training")
     axis.set_ylabel("coefficient of variation")
     axis.set_ylim(bottom=0)
     axis.legend(frameon=False, fontsize=8, ncols=4)
-    return [expert_load({layer: shares[layer] for layer in _shown(shares)}), drawing(figure)]
+    return [expert_load({name(layer): shares[layer] for layer in _shown(shares)}), drawing(figure)]
 
 
 def _shown(layers: Mapping[Any, Any]) -> list[Any]:

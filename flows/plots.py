@@ -163,18 +163,18 @@ def acceptance(stages: Sequence[tuple[str, int]], reasons: Sequence[tuple[str, i
     return drawing(figure)
 
 
-def expert_load(share: Mapping[int, np.ndarray]) -> str:
+def expert_load(share: Mapping[str, np.ndarray]) -> str:
     """Share of each expert over training, one panel for each layer; an even load is one colour everywhere.
 
     Args:
-        share: layer -> float64 (experts, windows), shares of the layer's choices.
+        share: name of a layer -> float64 (experts, windows), shares of the layer's choices.
     """
     figure, axes = new_figure(2.4, len(share))
     image = None
-    for axis, (layer, values) in zip(axes[0], share.items(), strict=True):
+    for axis, (name, values) in zip(axes[0], share.items(), strict=True):
         even = 1 / len(values)
         image = axis.imshow(values / even, aspect="auto", vmin=0, vmax=2, cmap="RdBu_r", interpolation="nearest")
-        axis.set_title(f"layer {layer}", fontsize=9)
+        axis.set_title(name, fontsize=9)
         axis.set_xlabel("training")
         axis.set_xticks([])
     axes[0][0].set_ylabel("expert")

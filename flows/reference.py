@@ -14,6 +14,7 @@ from flows.kinds import RECIPE_KINDS
 from flows.recipe_keys import table, tree
 from mixtures.mixture import Domains
 from pipelines.recipe import ROOT
+from trainer.fine_tune import FineTuneSettings
 
 PAGES = ROOT / "docs" / "reference"
 GENERATED = "<!-- Written by `make docs` from the code; edit the docstrings and help texts there. -->"
@@ -23,7 +24,7 @@ RULES = (
     "rejects what people wrote is in [synthesis.md](../synthesis.md)."
 )
 INTRO = "What each kind of recipe may say. How recipes work is in [recipes.md](../recipes.md)."
-TABLES = {"domains.yaml": Domains}
+TABLES = {"domains.yaml": Domains, "loam tune": FineTuneSettings}
 
 
 def main() -> None:

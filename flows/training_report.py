@@ -14,14 +14,14 @@ from typing import Any
 
 import numpy as np
 
-from flows.experts_report import load_at_the_end, training_drawings
+from flows.experts_report import load_at_the_end, names_of_layers, training_drawings
 from flows.plots import COLOURS, curves, drawing, new_figure
 from flows.report_html import page, section, table
 from flows.runner import RECIPE
 from pipelines.errors import DataError
 from pipelines.files import write_atomically
 from pipelines.journal import KEPT_JOURNAL
-from pipelines.quantities import human
+from pipelines.quantities import human, human_bytes
 from trainer.metrics import read_metrics
 from trainer.provenance import read_provenance
 from trainer.summary import skipped_ranges
@@ -31,6 +31,8 @@ from trainer.tracking import training_folder
 PAGE = f"{KEPT_JOURNAL}/report.html"
 MOST_POINTS = 1000  # of a curve; more cannot be told apart on a page
 PARTS = {"aux": "balance", "z": "z", "mtp": "further tokens", "flow": "flow"}  # of the loss, beside the next token
+
+PARAMETERS = {"all": "parameters", "active for a token": "active_parameters"}
 
 Lines = Sequence[Mapping[str, Any]]
 
@@ -78,8 +80,9 @@ def training_sections(training: Path) -> list[str]:
         return []
     path = training / "training.json"
     summary = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
-    return [section("Loss", loss_drawing(lines), *_parts(lines)), section("Rate and gradient", _rate(lines)),
-            _data(summary), experts_section(training / "expert_load.parquet"), _decisions(lines),
+    return [section("Loss", loss_drawing(lines), *_parts(lines), *_numbers(lines, summary)),
+            section("Rate and gradient", _rate(lines)),
+            _data(summary), experts_section(training), _decisions(lines),
             _skipped(lines)]  # fmt: skip
 
 
@@ -100,18 +103,19 @@ def loss_drawing(lines: Lines) -> str:
     return curves(drawn, _stage_ends(steps), "nats per token")
 
 
-def experts_section(load: Path) -> str:
+def experts_section(training: Path) -> str:
     """Load of the experts over training and at its end; nothing for a dense model.
 
     Args:
-        load: `expert_load.parquet`.
+        training: its folder, with `expert_load.parquet`.
     """
+    load, name = training / "expert_load.parquet", names_of_layers(training)
     if not load.is_file():
         return ""
-    rows = [(f"layer {layer}", one["min"], one["max"], one["cv"], one["entropy"], len(one["dead"]))
+    rows = [(name(layer), one["min"], one["max"], one["cv"], one["entropy"], len(one["dead"]))
             for layer, one in load_at_the_end(load).items()]  # fmt: skip
     head = ("in the last tenth", "least over even load", "most", "coefficient of variation", "entropy", "dead experts")
-    return section("Expert load", *training_drawings(load), table(head, rows))
+    return section("Expert load", *training_drawings(training), table(head, rows))
 
 
 def thinned(values: Sequence[float], of_window: Callable[[np.ndarray], Any] = np.mean) -> list[float]:
@@ -159,6 +163,26 @@ def _parts(lines: Lines) -> list[str]:
     return [_panels(millions, panels, [end / 1e6 for end in _stage_ends(steps)], "million tokens")] if found else []
 
 
+def _numbers(lines: Lines, summary: Mapping[str, Any]) -> list[str]:
+    """Loss at the beginning and the end of each stage, what was held out, and how large the model is."""
+    stages = summary.get("stages") or [
+        {"name": name, "first_loss": losses[0], "last_loss": losses[-1]}
+        for name in dict.fromkeys(line["stage"] for line in _steps(lines))
+        if (losses := [line["loss"] for line in _steps(lines) if line["stage"] == name])
+    ]
+    rows = [(f"stage {one['name']}", one["first_loss"], one["last_loss"]) for one in stages]
+    measured = [line["domains"] for line in lines if line["kind"] == "held_out"]
+    for domain in measured[-1] if measured else ():
+        known = [domains[domain]["loss"] for domains in measured if domain in domains]
+        rows.append((f"held out: {domain}", known[0] if len(known) > 1 else None, known[-1]))
+    note = '<p class="note">Last of a stage that is over: the mean of its last twentieth.</p>'
+    tables = [table(("nats per token", "first", "last"), rows), note]
+    if "parameters" in summary:
+        sizes = [(name, summary[key]) for name, key in PARAMETERS.items()]
+        tables.append(table(("parameters", ""), sizes))
+    return tables
+
+
 def _rate(lines: Lines) -> str:
     steps = _steps(lines)
     panels = {
@@ -204,7 +228,7 @@ def _speed(journal: Lines) -> str:
     rows = [
         ("tokens per second, median", float(np.median([event["tokens_per_s"] for event in journal]))),
         ("MFU, median", float(np.median([event["mfu"] for event in journal]))),
-        ("memory, largest", f"{human(max(event['peak_memory_bytes'] for event in journal))}B"),
+        ("memory, largest", human_bytes(max(event["peak_memory_bytes"] for event in journal))),
         ("cores busy, median", float(np.median([event["cores"] for event in journal]))),
         *([("device in use, median", float(np.median(uses)))] if uses else []),
         ("seconds of all steps", float(sum(event["seconds"] for event in journal))),
@@ -223,7 +247,7 @@ def _made_with(made: Lines) -> str:
         ("python, torch", f"{machine['python']}, {machine['torch']}"),
         ("machine", machine.get("gpu", {}).get("name") or machine["processor"]),
         ("seed", str(last["seed"])),
-        ("begun or resumed", f"{len(made)} times, last at step {last['from_step']}"),
+        ("begun", "once" if len(made) == 1 else f"{len(made)} times, the last time at step {last['from_step']}"),
     ]
     shards = {one["name"]: one["sha256"] for stage in last["data"]["stages"] for one in stage}
     note = f'<p class="note">{html.escape("All of it: .journal/provenance.jsonl")}</p>'

@@ -48,7 +48,7 @@ def refuse_textless(
         example = "{" + next((name for name in fields if name not in ("id", "url")), fields[0]) + "}"
         counts = with_rejected_inputs(Counts(), work)
         fates = ", ".join(f"{number:,} {reason}" for reason, number in counts.rejected.items())
-        found = f"no record of {counts.docs_in:,} has the text {text} ({fates}); fields are {', '.join(fields)}"
+        found = f"no record of {counts.docs_in:,} has the text {text} ({fates}); its fields are {', '.join(fields)}"
         raise DataError(f"{first['origin']['file']}: {found}; "
                         f"say what the text is, such as {option} '{example}'")  # fmt: skip
 

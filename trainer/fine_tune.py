@@ -94,7 +94,7 @@ def fine_tune(
         out: folder to fill: `train/` (metrics, `final/`, `adapter/` with `lora`) and `hf/`, the tuned model.
         settings: what is asked for.
         workers: processes that make shards; changes no byte.
-        text: template of a record's text from its fields, `{question}\\n{answer}`; `{text}` when not given.
+        text: template of a record's text from its fields, `{question} {answer}`; `{text}` when not given.
         given: the settings' fields, in place of `settings`.
 
     Returns:

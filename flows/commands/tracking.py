@@ -58,6 +58,7 @@ def experts(
     as_json: AsJson = False,
 ) -> None:
     """How a mixture of experts routes: load, dead experts, co-activation, saturation, specialisation; with a page."""
+    from flows.experts_report import analyse_training, are_of_training
     from flows.steps.step import digests_of
     from flows.train_verb import shards_of
     from trainer.expert_settings import ExpertsSettings
@@ -68,10 +69,14 @@ def experts(
     kept = [training / "final", *sorted((training / "checkpoints").glob("step-*"))]
     files = documents_of([*map(str, kept), str(data)])
 
-    def action(work: Path) -> Outcome:
-        from flows.experts_report import analyse_training
+    shards, validation = shards_of(data)
+    shards, held_out = validation or shards, validation is not None or not are_of_training(training, shards)
+    if not held_out:
+        typer.echo(
+            f"loam: no validation/ in {data}: the numbers are of training shards, not of held-out text", err=True
+        )
 
-        shards, validation = shards_of(data)
-        return analyse_training(training, validation or shards, settings.tokens_per_domain, tokenizer, work)
+    def action(work: Path) -> Outcome:
+        return analyse_training(training, shards, settings.tokens_per_domain, tokenizer, work, held_out)
 
     run_verb("experts", out, settings, files, action, as_json, digests_of({"tokenizer": tokenizer}))

@@ -8,7 +8,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from flows.training_report import thinned, training_sections
+from flows.experts_report import load_at_the_end
+from flows.training_report import PAGE, thinned, training_sections, write_training_report
 from pipelines.indexed import IndexedWriter
 from tests.flows.conftest import Command, Fails, Works
 
@@ -46,7 +47,59 @@ def test_experts_of_a_training(works: Works, fails: Fails, data: Path, tmp_path:
     assert list(found["training_load"]) == ["1"]
     page = (tmp_path / "looked" / "experts.html").read_text()
     assert page.count("<svg") == 5  # load, spread, co-activation, saturation, domains
+    assert done["metrics"]["tokens_of"] == "held-out text"
+    assert "400 tokens of held-out text, 2 domains" in page
     fails(3, "holds no training", "experts", data, "--data", data, "--out", "nothing")
+
+
+@pytest.mark.parametrize("given", [".", "train"])
+def test_experts_on_training_shards_say_so(works: Works, call: Command, data: Path, tmp_path: Path, given: str):
+    works("train", "small.yaml", "--data", data, "--out", "trained")
+    sets = ("--set", "tokens_per_domain=200")
+    code, out, err = call("experts", "trained", "--data", data / "validation", "--out", "held-out", *sets)
+    assert (code, err) == (0, "")
+    assert "tokens_of: held-out text" in out
+    (data / "validation").rename(tmp_path / "elsewhere")
+    code, out, err = call("experts", "trained", "--data", data / given, "--out", "looked", *sets)
+    assert code == 0, err
+    assert "the numbers are of training shards, not of held-out text" in err
+    assert len(err.splitlines()) == 1
+    assert "tokens_of: training shards" in out
+    page = (tmp_path / "looked" / "experts.html").read_text()
+    assert "400 tokens of training shards, 2 domains" in page
+    assert "spread, training shards" in page
+    assert "held" not in page
+
+
+def test_dead_experts_are_counts(works: Works, call: Command, data: Path, tmp_path: Path):
+    """A router that looks at nothing but its bias sends every token to the same two of four experts."""
+    import torch
+
+    from trainer.checkpoint import load_model, save_model
+
+    works("train", "small.yaml", "--data", data, "--out", "trained")
+    model = load_model(tmp_path / "trained" / "final")
+    with torch.no_grad():
+        router = model.routers()[1]
+        router.weight.zero_()
+        assert router.e_score_correction_bias is not None
+        router.e_score_correction_bias.copy_(torch.tensor([1.0, 1.0, 0.0, 0.0]))
+    save_model(tmp_path / "trained" / "final", model)
+    code, out, _ = call("experts", "trained", "--data", data, "--out", "looked")
+    assert code == 0
+    assert "  dead_experts:\n    layer 1: dead 2, of 4\n" in out
+
+
+def test_a_prediction_module_is_no_layer(works: Works, data: Path, tmp_path: Path):
+    (tmp_path / "further.yaml").write_text(MODEL.replace("expert_width: 8}", "expert_width: 8, mtp_layers: 1}"))
+    works("train", "further.yaml", "--data", data, "--out", "trained")
+    works("experts", "trained", "--data", data, "--out", "looked", "--set", "tokens_per_domain=200")
+    assert list(load_at_the_end(tmp_path / "trained" / "expert_load.parquet")) == ["1", "2"]
+    (tmp_path / "trained" / "final").rename(tmp_path / "gone")  # as while it still goes
+    for page in (tmp_path / "trained" / PAGE, tmp_path / "looked" / "experts.html",
+                 write_training_report(tmp_path / "trained", tmp_path / "page.html")):  # fmt: skip
+        assert '<td class="text">module 1 for further tokens</td>' in page.read_text()
+        assert "layer 2" not in page.read_text()
 
 
 WATCHED = """
@@ -59,13 +112,25 @@ validate_every: 4
 def test_a_training_has_a_page(works: Works, call: Command, data: Path, tmp_path: Path):
     (tmp_path / "watched.yaml").write_text(MODEL + WATCHED)
     for out in ("trained", "again"):
-        works("train", "watched.yaml", "--data", data, "--out", out)
+        code, _, err = call("train", "watched.yaml", "--data", data, "--out", out)
+        assert (code, "skipped" in err) == (0, True)  # a spike is told at once
     page = (tmp_path / "trained" / ".journal" / "report.html").read_text()
     heads = re.findall("<h2>(.*?)</h2>", page)
     assert heads == ["Loss", "Rate and gradient", "What it read", "Expert load", "Gates", "Skipped steps", "Speed",
                      "Made with"]  # fmt: skip
     assert page.count("<svg") == 5  # loss, rate and gradient, load, spread, speed
     assert "held out: code" in page
+    summary = json.loads((tmp_path / "trained" / "training.json").read_text())
+    (stage,) = summary["stages"]
+    numbers = {
+        row[0]: row[1:] for row in re.findall('<tr><td class="text">(.*?)</td><td>(.*?)</td><td>(.*?)</td></tr>', page)
+    }
+    assert numbers[f"stage {stage['name']}"] == (f"{stage['first_loss']:.4g}", f"{stage['last_loss']:.4g}")
+    assert numbers["held out: web"][1] == f"{summary['held_out']['web']['loss']:.4g}"
+    assert f"all</td><td>{summary['parameters']:,}<" in page
+    assert f"active for a token</td><td>{summary['active_parameters']:,}<" in page
+    assert re.search(r"memory, largest</td><td class=\"text\">[0-9.]+ [MG]B<", page)
+    assert 'begun</td><td class="text">once<' in page
     assert "standard deviations above" in page
     code, out, _ = call("train", "watched.yaml", "--data", data, "--out", "trained")
     assert (code, out.splitlines()[-1]) == (0, "report: trained/.journal/report.html")

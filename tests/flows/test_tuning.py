@@ -12,6 +12,7 @@ from typer.testing import CliRunner
 from flows.cli import app
 from pipelines.errors import DataError, RecipeError
 from pipelines.indexed import load_shards
+from pipelines.recipe import settings_from
 from pipelines.tokenizer import TokenizerSettings, load_tokenizer, train_tokenizer
 
 SETS = ["tokens=512", "sequence_length=16", "batch_tokens=64", "learning_rate=1e-3", "validation_share=0.2",
@@ -104,7 +105,7 @@ def test_the_text_is_made_of_fields(folder: Path, tmp_path: Path):
     (tmp_path / "asked.jsonl").write_text("".join(json.dumps(one) + "\n" for one in ASKED))
     refused = tuned_on(folder, tmp_path / "asked.jsonl", tmp_path / "out").exception
     assert isinstance(refused, DataError)
-    assert str(refused) == ("asked.jsonl: no record of 40 has the text {text} (40 no_text); fields are prompt, "
+    assert str(refused) == ("asked.jsonl: no record of 40 has the text {text} (40 no_text); its fields are prompt, "
                             "response; say what the text is, such as --text '{prompt}'")  # fmt: skip
     done = tuned_on(folder, tmp_path / "asked.jsonl", tmp_path / "out", "--text", "{prompt}\\n{response}", "--json")
     assert done.exit_code == 0, done.output
@@ -139,12 +140,12 @@ def test_shards_have_no_fields(folder: Path, tmp_path: Path):
 
 def test_a_call_that_was_refused_leaves_nothing_to_go_on_from(folder: Path, tmp_path: Path):
     """The same folder, then with the text: not the empty documents of the first call."""
-    from trainer.fine_tune import fine_tune
+    from trainer.fine_tune import FineTuneSettings, fine_tune
 
     (tmp_path / "asked.jsonl").write_text("".join(json.dumps(one) + "\n" for one in ASKED))
-    settings = dict(one.split("=") for one in SETS)
+    settings = settings_from(FineTuneSettings, SETS)
     with pytest.raises(DataError, match="no record of 40"):
-        fine_tune(folder / "model", tmp_path / "asked.jsonl", tmp_path / "out", **settings)
-    done = fine_tune(folder / "model", tmp_path / "asked.jsonl", tmp_path / "out", text="{response}", **settings)
+        fine_tune(folder / "model", tmp_path / "asked.jsonl", tmp_path / "out", settings)
+    done = fine_tune(folder / "model", tmp_path / "asked.jsonl", tmp_path / "out", settings, text="{response}")
     assert done.counts is not None
     assert done.counts.kept == 40

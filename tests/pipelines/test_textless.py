@@ -19,7 +19,7 @@ def refuse(file: Path, work: Path, text: str | None = None) -> None:
 def test_fields_are_named(tmp_path, name, content):
     (tmp_path / name).write_text(content)
     with pytest.raises(
-        DataError, match=r"no record of 1 .*\(1 no_text\); fields are question, answer; .*--text '\{question\}'"
+        DataError, match=r"no record of 1 .*\(1 no_text\); its fields are question, answer; .*--text '\{question\}'"
     ):
         refuse(tmp_path / name, tmp_path / "work")
     refuse(tmp_path / name, tmp_path / "other", "{question} {answer}")
