@@ -26,6 +26,7 @@ from pipelines.shards import Blend, Shard, ShardSet
 from pipelines.store import Outcome
 from trainer.device import torch_threads
 from trainer.evaluate import EvaluateSettings, evaluate
+from trainer.job_results import JobResults
 from trainer.loop import train
 from trainer.pool import local_workers, perform_jobs, perform_on_cluster
 from trainer.recipe import TrainRecipe
@@ -72,7 +73,7 @@ class ProxyJob:
 
 
 @dataclass(frozen=True)
-class _Swarm:
+class _Swarm(JobResults[ProxyJob]):
     """What all proxies of a call share."""
 
     recipe: TrainRecipe
@@ -82,23 +83,16 @@ class _Swarm:
     exam_digest: str | None
     spare: bool
 
-    def path(self, job: ProxyJob) -> Path:
-        """Where a proxy's result is written."""
-        return self.work / "proxies" / f"{job.id}.json"
-
-    def read(self, job: ProxyJob) -> dict[str, Any]:
-        """A proxy's result."""
-        return json.loads(self.path(job).read_text(encoding="utf-8"))
+    @property
+    def folder(self) -> Path:
+        """Where proxies' results are written."""
+        return self.work / "proxies"
 
     def identity(self, job: ProxyJob) -> str:
         """Digest of all that a proxy's result depends on."""
         described = {"recipe": self.recipe.model_dump(mode="json"), "seed": job.seed, "blend": job.blend.identity,
                      "held_out": self.validation.identity, "exam": self.exam_digest}  # fmt: skip
         return digest_of(described)
-
-    def is_done(self, job: ProxyJob) -> bool:
-        """Whether the result is there and of this very job."""
-        return self.path(job).is_file() and self.read(job)["job"] == self.identity(job)
 
 
 def train_proxies(

@@ -24,6 +24,7 @@ from pipelines.files import write_atomically
 from pipelines.manifest import digest_of
 from pipelines.shards import Blend, ShardSet
 from pipelines.store import Outcome
+from trainer.job_results import JobResults
 from trainer.loop import train
 from trainer.metrics import read_metrics
 from trainer.pool import local_workers, perform_jobs, perform_on_cluster
@@ -38,7 +39,7 @@ TRAINING = "train"  # as a target: the mean loss of the last twentieth of the st
 
 
 @dataclass(frozen=True)
-class SweepData:
+class SweepData(JobResults[Trial]):
     """What every trial reads.
 
     Attributes:
@@ -51,24 +52,17 @@ class SweepData:
     validation: ShardSet | None
     work: Path
 
-    def path(self, trial: Trial) -> Path:
-        """Where a trial's result is written."""
-        return self.work / "trials" / f"{trial.id}.json"
+    @property
+    def folder(self) -> Path:
+        """Where trials' results are written."""
+        return self.work / "trials"
 
-    def read(self, trial: Trial) -> dict[str, Any]:
-        """A trial's result."""
-        return json.loads(self.path(trial).read_text(encoding="utf-8"))
-
-    def is_done(self, trial: Trial) -> bool:
-        """Whether the result is there and of this very trial."""
-        return self.path(trial).is_file() and self.read(trial)["job"] == self.identity(trial)
-
-    def identity(self, trial: Trial) -> str:
+    def identity(self, job: Trial) -> str:
         """Digest of all that a trial's result depends on."""
         blends = {"": self.blends} if isinstance(self.blends, Blend) else self.blends
         read = {name: blend.identity for name, blend in blends.items()}
         held_out = self.validation.identity if self.validation else []
-        return digest_of({"recipe": trial.recipe.model_dump(mode="json"), "blends": read, "held_out": held_out})
+        return digest_of({"recipe": job.recipe.model_dump(mode="json"), "blends": read, "held_out": held_out})
 
     def elsewhere(self) -> "SweepData":
         """The same with absolute paths, for a task of a cluster."""

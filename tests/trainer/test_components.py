@@ -6,6 +6,7 @@ import pytest
 from pipelines.errors import RecipeError
 from pipelines.indexed import IndexedTokens, IndexedWriter, load_shards
 from pipelines.shards import Blend, Shard, ShardSet
+from tests.trainer.cycles import shards_of
 from trainer.components import _row_ends, component_rows
 from trainer.loop import train
 from trainer.recipe import TrainRecipe
@@ -19,16 +20,6 @@ RECIPE = TrainRecipe.model_validate({
     "stages": [{"tokens": 2048, "sequence_length": 16, "batch_tokens": 128, "learning_rate": 1e-2}],
     "validation_tokens": 500, "device": "cpu",
 })  # fmt: skip
-
-
-def shards_of(folder: Path) -> ShardSet:
-    """Two domains, each a short cycle of tokens of its own."""
-    for name, first in (("even", 0), ("odd", 1)):
-        with IndexedWriter(folder / name, 32) as writer:
-            for document in range(20):
-                tokens = np.resize(np.roll(np.arange(first, 16, 2), document), 25 + document)
-                writer.append(tokens, np.array([len(tokens)]))
-    return load_shards(folder)
 
 
 def test_a_domains_model_knows_its_own_text(tmp_path: Path):

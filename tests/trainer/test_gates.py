@@ -13,7 +13,8 @@ from hypothesis import strategies as st
 
 from pipelines.errors import DataError
 from pipelines.indexed import IndexedWriter, load_shards, origin_path
-from pipelines.shards import Blend, ShardSet
+from pipelines.shards import Blend
+from tests.trainer.cycles import shards_of
 from trainer.gate_settings import GateSettings
 from trainer.gates import bytes_of, compared
 from trainer.loop import train
@@ -30,16 +31,6 @@ RECIPE = TrainRecipe.model_validate({
     "stages": [{"name": name, "blend": name, **STAGE} for name in ("even", "odd", "again")],
     "gates": {"at_warning": ["raise_replay"], "at_limit": ["raise_replay", "lower_rate"], "replay_step": 0.3},
 })  # fmt: skip
-
-
-def shards_of(folder: Path) -> ShardSet:
-    """Two domains without a token in common: learning one is forgetting the other."""
-    for name, first in (("even", 0), ("odd", 1)):
-        with IndexedWriter(folder / name, 32) as writer:
-            for document in range(20):
-                tokens = np.resize(np.roll(np.arange(first, 16, 2), document), 25 + document)
-                writer.append(tokens, np.array([len(tokens)]))
-    return load_shards(folder)
 
 
 def run(recipe: TrainRecipe, folder: Path, work: str) -> list[dict]:

@@ -15,6 +15,7 @@ from pydantic import ValidationError
 from pipelines.errors import DataError, RecipeError, StepError
 from pipelines.indexed import IndexedTokens, IndexedWriter, load_shards
 from pipelines.shards import Blend, ShardSet
+from tests.trainer.cycles import shards_of
 from trainer.checkpoint import load_model
 from trainer.fill_in_middle import FillInMiddle
 from trainer.loop import train
@@ -38,17 +39,6 @@ RECIPE = TrainRecipe.model_validate({
 })  # fmt: skip
 STAGE = RECIPE.stages[0].model_dump()
 DENSE = RECIPE.model_copy(update={"model": RECIPE.model.model_copy(update={"experts": 0})})
-
-
-def shards_of(folder: Path) -> ShardSet:
-    """Two learnable domains: each repeats a short cycle of its own tokens."""
-    for name, first in (("even", 0), ("odd", 1)):
-        cycle = np.arange(first, 16, 2)
-        with IndexedWriter(folder / name, 32) as writer:
-            for document in range(20):
-                tokens = np.resize(np.roll(cycle, document), 25 + document)
-                writer.append(tokens, np.array([len(tokens)]))
-    return load_shards(folder)
 
 
 def blend_of(shards: ShardSet) -> Blend:

@@ -13,8 +13,8 @@ import pytest
 import torch
 
 from pipelines.errors import DataError
-from pipelines.indexed import IndexedWriter, load_shards
 from pipelines.shards import Blend, ShardSet
+from tests.trainer.cycles import shards_of
 from trainer.checkpoint import load_checkpoint, read_checkpoints, write_checkpoint
 from trainer.loop import train
 from trainer.metrics import read_metrics
@@ -86,13 +86,7 @@ class KillAt(Observer):
 
 @pytest.fixture(scope="module")
 def shards(tmp_path_factory: pytest.TempPathFactory) -> ShardSet:
-    folder = tmp_path_factory.mktemp("shards")
-    for name, first in (("even", 0), ("odd", 1)):
-        with IndexedWriter(folder / name, 32) as writer:
-            for document in range(20):
-                tokens = np.resize(np.roll(np.arange(first, 16, 2), document), 25 + document)
-                writer.append(tokens, np.array([len(tokens)]))
-    return load_shards(folder)
+    return shards_of(tmp_path_factory.mktemp("shards"))
 
 
 def blends_of(shards: ShardSet) -> dict[str, Blend]:
