@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 from mixtures.mixture import Mixture
-from pipelines.indexed import IndexedWriter
 from tests.flows.conftest import Fails, Works
+from tests.flows.small_shards import write_small_shards
 
 MODEL = """kind: train
 name: small
@@ -23,14 +23,8 @@ device: cpu
 @pytest.fixture
 def data(tmp_path: Path) -> Path:
     """Two domains, one of them in two buckets, with held-out text; and a recipe beside them."""
-    random = np.random.default_rng(0)
-    for part, documents in (("train", 30), ("validation", 6)):
-        for number, name in enumerate(["code", "web/high", "web/low"]):
-            with IndexedWriter(tmp_path / "data" / part / name, 64) as writer:
-                for _ in range(documents):
-                    writer.append(np.resize(random.permutation(16) + 16 * number, 40), np.array([40]))
     (tmp_path / "small.yaml").write_text(MODEL)
-    return tmp_path / "data"
+    return write_small_shards(tmp_path / "data", ["code", "web/high", "web/low"])
 
 
 @pytest.mark.parametrize("method", ["doremi", "doge", "aioli", "ado"])

@@ -9,11 +9,10 @@ import sys
 import time
 from pathlib import Path
 
-import numpy as np
 import pytest
 
-from pipelines.indexed import IndexedWriter
 from tests.flows.conftest import Fails, Works
+from tests.flows.small_shards import write_small_shards
 
 ROOT = Path(__file__).resolve().parents[2]
 SWEEP = """kind: sweep
@@ -35,14 +34,8 @@ seeds: [0, 1]
 
 @pytest.fixture
 def data(tmp_path: Path) -> Path:
-    random = np.random.default_rng(0)
-    for part, documents in (("train", 30), ("validation", 6)):
-        for number, name in enumerate(["code", "web"]):
-            with IndexedWriter(tmp_path / "data" / part / name, 64) as writer:
-                for _ in range(documents):
-                    writer.append(np.resize(random.permutation(16) + 16 * number, 40), np.array([40]))
     (tmp_path / "rates.yaml").write_text(SWEEP)
-    return tmp_path / "data"
+    return write_small_shards(tmp_path / "data", ["code", "web"])
 
 
 def published(folder: Path) -> dict[str, bytes]:

@@ -5,13 +5,12 @@ import json
 import re
 from pathlib import Path
 
-import numpy as np
 import pytest
 
 from flows.experts_report import load_at_the_end
 from flows.training_report import PAGE, thinned, training_sections, write_training_report
-from pipelines.indexed import IndexedWriter
 from tests.flows.conftest import Command, Fails, Works
+from tests.flows.small_shards import write_small_shards
 
 MODEL = """kind: train
 name: small
@@ -27,14 +26,8 @@ device: cpu
 
 @pytest.fixture
 def data(tmp_path: Path) -> Path:
-    random = np.random.default_rng(0)
-    for part, documents in (("train", 30), ("validation", 6)):
-        for number, name in enumerate(["code", "web"]):
-            with IndexedWriter(tmp_path / "data" / part / name, 64) as writer:
-                for _ in range(documents):
-                    writer.append(np.resize(random.permutation(16) + 16 * number, 40), np.array([40]))
     (tmp_path / "small.yaml").write_text(MODEL)
-    return tmp_path / "data"
+    return write_small_shards(tmp_path / "data", ["code", "web"])
 
 
 def test_experts_of_a_training(works: Works, fails: Fails, data: Path, tmp_path: Path):
